@@ -1,0 +1,7 @@
+module hotchoc/menu
+
+go 1.26.0
+
+require hotchoc/pkg v0.0.0
+
+replace hotchoc/pkg => ../pkg
