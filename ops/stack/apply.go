@@ -1,0 +1,73 @@
+package stack
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"hotchoc/migrations"
+	"hotchoc/ops/shop"
+	"hotchoc/pkg/rabbit"
+)
+
+var errNothing = errors.New("nothing runs: start it with up, or name the servers by DATABASE_URL and AMQP_URL")
+
+// Migrate gives each service its database, its role and its tables.
+func (s *Stack) Migrate(ctx context.Context) error {
+	if s.cfg.DatabaseURL == "" && s.known().Ports == nil {
+		return errNothing
+	}
+	server := cmp.Or(s.cfg.DatabaseURL, s.Database())
+	return s.step("migrations", func() (string, error) {
+		for _, service := range services { // one after the other: databases are copies of a template that only one may copy
+			password, err := s.password(service)
+			if err != nil {
+				return "", err
+			}
+			if err := migrations.Apply(ctx, server, service, password); err != nil {
+				return "", err
+			}
+		}
+		return "of " + strings.Join(services, ", "), nil
+	})
+}
+
+// ApplyTopology declares exchanges, queues, bindings and users, as the flows ask for them.
+func (s *Stack) ApplyTopology(ctx context.Context) error {
+	if s.cfg.AMQPURL == "" && s.known().Ports == nil {
+		return errNothing
+	}
+	amqp, management := s.AMQP(), s.Management()
+	if s.cfg.AMQPURL != "" {
+		guess, err := managementOf(s.cfg.AMQPURL)
+		if err != nil {
+			return err
+		}
+		amqp, management = s.cfg.AMQPURL, cmp.Or(s.cfg.ManagementURL, guess)
+	}
+	return s.step("topology", func() (string, error) {
+		passwords, err := s.Passwords()
+		if err != nil {
+			return "", err
+		}
+		flows := shop.Flows()
+		definitions, err := rabbit.Definitions(vhostOf(amqp), flows, passwords)
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("of %d flows", len(flows)), rabbit.Apply(ctx, management, definitions)
+	})
+}
+
+// vhostOf is the virtual host that an AMQP URL names: none is the default one, /.
+func vhostOf(amqp string) string {
+	first, _, _ := strings.Cut(amqp, ",")
+	u, err := url.Parse(first)
+	if err != nil {
+		return "/"
+	}
+	return cmp.Or(strings.TrimPrefix(u.Path, "/"), "/")
+}

@@ -1,0 +1,29 @@
+package order
+
+import (
+	"context"
+
+	"hotchoc/pkg/flow"
+	"hotchoc/pkg/host"
+	"hotchoc/pkg/web"
+)
+
+// Config is the service's configuration.
+type Config struct {
+	host.Config
+}
+
+// Run runs the service until ctx is done.
+func Run(ctx context.Context, cfg Config) error {
+	var waits *ends
+	return host.Run(ctx, cfg.Config, host.Service{
+		Flow: Flow,
+		Routes: func(s *web.Server, rt host.Runtime) {
+			views := queries{rt.DB}
+			waits = newEnds(views.ended)
+			go waits.poll(ctx)
+			(&api{intake: rt.Intake, views: views, ends: waits}).routes(s)
+		},
+		Handled: func(batch []flow.Message) { waits.handled(batch) },
+	})
+}

@@ -1,0 +1,150 @@
+package rabbit
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"hotchoc/pkg/event"
+)
+
+// BodyMax is how large a message may be, in bytes; a larger one is poison.
+const BodyMax = 256 << 10
+
+// Headers of ours. The others begin with cloudEvents_, as the AMQP binding of CloudEvents spells them, written for AMQP
+// 1.0 and used here by analogy: https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/amqp-protocol-binding.md
+// None begins with "x-": those are the broker's, and it interprets some of them.
+const (
+	headerSchema  = "schema"
+	headerHops    = "hops"
+	headerActor   = "actor"
+	headerAttempt = "attempt"
+
+	// Set when a message is republished: the broker replaces exchange, key and user by those of the way back.
+	headerFirstExchange = "first_exchange"
+	headerFirstKey      = "first_key"
+	headerFirstUser     = "first_user"
+
+	// Set on dead letters.
+	headerReason = "dead_reason"
+	headerStep   = "dead_step"
+	headerDeadAt = "dead_at"
+)
+
+// publishing makes the AMQP message of an event. user is the broker user of the connection; the broker refuses any other.
+func publishing(r event.Record, user string) amqp.Publishing {
+	headers := amqp.Table{
+		"cloudEvents_specversion":   "1.0",
+		"cloudEvents_id":            r.ID.String(),
+		"cloudEvents_type":          r.Type,
+		"cloudEvents_source":        "/services/" + r.Source,
+		"cloudEvents_time":          r.At.UTC().Format(time.RFC3339Nano),
+		"cloudEvents_correlationid": r.Saga.String(),
+		"cloudEvents_causationid":   r.Causation.String(),
+		headerSchema:                int64(r.Schema),
+		headerHops:                  int64(r.Hops),
+		headerActor:                 r.Actor,
+	}
+	if r.Stream != "" {
+		headers["cloudEvents_subject"] = r.Stream
+		headers["cloudEvents_sequence"] = strconv.FormatInt(r.Version, 10)
+	}
+	return amqp.Publishing{
+		ContentType:   "application/json",
+		DeliveryMode:  amqp.Persistent,
+		MessageId:     r.ID.String(),
+		Type:          r.Type,
+		CorrelationId: r.Saga.String(),
+		AppId:         r.Source,
+		UserId:        user,
+		Timestamp:     r.At,
+		Headers:       headers,
+		Body:          r.Body,
+	}
+}
+
+// record reads an AMQP message back, and how often it was tried. What is missing or malformed is said all at once.
+// retry is the name of the service's own retry exchange: what comes from there was published again by the service itself
+// or by an operator; anything else must come from the user that it says it is from.
+func record(d amqp.Delivery, retry string) (event.Record, int, error) {
+	var problems []error
+	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	id := func(name, value string) uuid.UUID {
+		u, err := uuid.Parse(value)
+		if err != nil {
+			bad("%s %q is not a UUID", name, value)
+		}
+		return u
+	}
+	text := func(name string) string {
+		v, ok := d.Headers[name].(string)
+		if !ok {
+			bad("the header %s is missing or not a text", name)
+		}
+		return v
+	}
+	number := func(name string) int64 {
+		switch v := d.Headers[name].(type) {
+		case int64:
+			return v
+		case int32:
+			return int64(v)
+		}
+		bad("the header %s is missing or not a whole number", name)
+		return 0
+	}
+	r := event.Record{Body: d.Body, Envelope: event.Envelope{
+		ID:        id("the message ID", d.MessageId),
+		Type:      d.Type,
+		Schema:    int(number(headerSchema)),
+		Source:    d.AppId,
+		Saga:      id("the correlation ID", d.CorrelationId),
+		Causation: id("the header cloudEvents_causationid", text("cloudEvents_causationid")),
+		Hops:      int(number(headerHops)),
+		Actor:     text(headerActor),
+	}}
+	var err error
+	if r.At, err = time.Parse(time.RFC3339Nano, text("cloudEvents_time")); err != nil {
+		bad("the header cloudEvents_time is not a time: %v", err)
+	}
+	if d.Headers["cloudEvents_subject"] != nil {
+		r.Stream = text("cloudEvents_subject")
+		if r.Version, err = strconv.ParseInt(text("cloudEvents_sequence"), 10, 64); err != nil {
+			bad("the header cloudEvents_sequence is not a whole number")
+		}
+	}
+	attempt := 1
+	if d.Headers[headerAttempt] != nil {
+		attempt = int(number(headerAttempt))
+	}
+	if d.Exchange != retry && d.UserId != d.AppId {
+		bad("it says it is from %q, but the user %q published it", d.AppId, d.UserId)
+	}
+	if len(d.Body) > BodyMax {
+		bad("the body has %d bytes, more than %d", len(d.Body), BodyMax)
+	}
+	return r, attempt, errors.Join(problems...)
+}
+
+// again makes the AMQP message by which a delivery is published once more: the same message, without what the broker
+// wrote on it, with who had it first.
+func again(d amqp.Delivery, user string) amqp.Publishing {
+	headers := amqp.Table{}
+	for k, v := range d.Headers {
+		if len(k) < 2 || k[:2] != "x-" {
+			headers[k] = v
+		}
+	}
+	if headers[headerFirstExchange] == nil {
+		headers[headerFirstExchange], headers[headerFirstKey], headers[headerFirstUser] = d.Exchange, d.RoutingKey, d.UserId
+	}
+	return amqp.Publishing{
+		ContentType: d.ContentType, ContentEncoding: d.ContentEncoding, DeliveryMode: amqp.Persistent,
+		MessageId: d.MessageId, Type: d.Type, CorrelationId: d.CorrelationId, AppId: d.AppId, Timestamp: d.Timestamp,
+		UserId: user, Headers: headers, Body: d.Body,
+	}
+}

@@ -1,0 +1,145 @@
+// Package rabbit is the platform's RabbitMQ: connections that come back by themselves, the publisher with confirms, the
+// consumer that acks after the commit, retries by wait queues, dead letters, and the topology.
+package rabbit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+)
+
+// Defaults of Config.
+const (
+	DefaultPrefetch    = 512
+	DefaultWindow      = 1024
+	DefaultHeartbeat   = 5 * time.Second
+	DefaultDialTimeout = 5 * time.Second
+	DefaultBackoffMax  = time.Second
+	DefaultStopTimeout = 10 * time.Second
+)
+
+// Config is how a service talks to the broker. The zero value is usable but for URLs and Service.
+type Config struct {
+	// URLs are the brokers, amqp:// or amqps://; tried in turn.
+	URLs []string
+	// Service is the name of the service: of its user, exchanges and queue.
+	Service string
+	// Prefetch is how many messages the broker hands over before the first is acked. Default 512: four batches.
+	Prefetch int
+	// Window is how many published messages may wait for their confirms. Default 1,024.
+	Window int
+	// Heartbeat bounds how long a frozen broker goes unnoticed: one and a half times this. Default 5 s.
+	Heartbeat time.Duration
+	// DialTimeout bounds one try at connecting. Default 5 s.
+	DialTimeout time.Duration
+	// BackoffMax bounds the wait between two tries, which grows from 50 ms with full jitter. Default 1 s.
+	BackoffMax time.Duration
+	// StopTimeout is how long messages in work may take at the end. Default 10 s.
+	StopTimeout time.Duration
+}
+
+func (c Config) withDefaults() Config {
+	set := func(d *time.Duration, value time.Duration) {
+		if *d == 0 {
+			*d = value
+		}
+	}
+	if c.Prefetch == 0 {
+		c.Prefetch = DefaultPrefetch
+	}
+	if c.Window == 0 {
+		c.Window = DefaultWindow
+	}
+	set(&c.Heartbeat, DefaultHeartbeat)
+	set(&c.DialTimeout, DefaultDialTimeout)
+	set(&c.BackoffMax, DefaultBackoffMax)
+	set(&c.StopTimeout, DefaultStopTimeout)
+	return c
+}
+
+// supervisor keeps a session with the broker alive: whatever ends one, the connection is thrown away whole and a new one
+// is made. The library's own recovery is not used: delivery tags begin anew on a recovered channel, and an ack that was
+// late could ack another message.
+type supervisor struct {
+	cfg   Config
+	what  string
+	log   *zap.Logger
+	ready atomic.Bool
+	tries int
+}
+
+// keep runs sessions until ctx is done.
+func (s *supervisor) keep(ctx context.Context, session func(context.Context, *amqp.Connection) error) {
+	failures := 0
+	for ctx.Err() == nil {
+		err := s.once(ctx, session)
+		if s.ready.Swap(false) {
+			failures = 0
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		failures++
+		wait := s.backoff(failures)
+		s.log.Warn("no broker", zap.String("for", s.what), zap.Error(err), zap.Duration("again_in", wait))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (s *supervisor) once(ctx context.Context, session func(context.Context, *amqp.Connection) error) error {
+	target := s.cfg.URLs[s.tries%len(s.cfg.URLs)]
+	s.tries++
+	conn, err := amqp.DialConfig(target, amqp.Config{
+		Heartbeat:  s.cfg.Heartbeat,
+		Locale:     "en_US",
+		Properties: amqp.Table{"connection_name": s.cfg.Service + " " + s.what},
+		Dial: func(network, addr string) (net.Conn, error) {
+			d := net.Dialer{Timeout: s.cfg.DialTimeout}
+			c, err := d.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			// The library clears the deadline when the handshake is over.
+			return c, c.SetDeadline(time.Now().Add(s.cfg.DialTimeout))
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("connect to %s: %w", redacted(target), err)
+	}
+	defer func() { _ = conn.CloseDeadline(time.Now().Add(time.Second)) }()
+	return session(ctx, conn)
+}
+
+// backoff grows from 50 ms, with full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+func (s *supervisor) backoff(failures int) time.Duration {
+	ceiling := min(50*time.Millisecond<<min(failures, 10), s.cfg.BackoffMax)
+	return 10*time.Millisecond + rand.N(ceiling)
+}
+
+// redacted is a URL that may be logged.
+func redacted(target string) string {
+	u, err := url.Parse(target)
+	if err != nil {
+		return "(malformed URL)"
+	}
+	return u.Redacted()
+}
+
+// closed turns a closing notice into an error.
+func closed(what string, e *amqp.Error) error {
+	if e == nil {
+		return errors.New(what + " closed")
+	}
+	return fmt.Errorf("%s closed: %w", what, e)
+}

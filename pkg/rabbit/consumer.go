@@ -1,0 +1,268 @@
+package rabbit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"hotchoc/pkg/flow"
+	"hotchoc/pkg/store"
+)
+
+// Consumer brings the messages of a service's queue to its intake and settles them: acked when their commit has lasted,
+// published to a wait queue when they are worth another attempt, set aside when they are not. Several consumers may share
+// a queue, in one process or in many.
+type Consumer struct {
+	supervisor
+	flow      *flow.Flow
+	intake    *flow.Intake
+	publisher *Publisher
+	ledger    store.Ledger
+	back      func(context.Context) error
+	settled   func(flow.Message, flow.Fate)
+}
+
+// NewConsumer returns a consumer. back tells whether the store is there (nil); while it is not, nothing is consumed.
+// settled, if not nil, is told of the fate of each message, for metrics.
+func NewConsumer(cfg Config, f *flow.Flow, in *flow.Intake, p *Publisher, ledger store.Ledger, back func(context.Context) error, settled func(flow.Message, flow.Fate), log *zap.Logger) *Consumer {
+	if settled == nil {
+		settled = func(flow.Message, flow.Fate) {}
+	}
+	return &Consumer{
+		supervisor: supervisor{cfg: cfg.withDefaults(), what: "consuming", log: log},
+		flow:       f, intake: in, publisher: p, ledger: ledger, back: back, settled: settled,
+	}
+}
+
+// Ready tells whether the queue is being consumed.
+func (c *Consumer) Ready() bool { return c.ready.Load() }
+
+// Run consumes until ctx is done and what is in work is settled.
+func (c *Consumer) Run(ctx context.Context) error {
+	c.keep(ctx, c.serve)
+	return nil
+}
+
+// errStoreAway ends a session: everything that was not acked goes back to the queue.
+var errStoreAway = errors.New("the database is away: stopped consuming")
+
+// verdict is a delivery that can be settled.
+type verdict struct {
+	delivery amqp.Delivery
+	message  flow.Message
+	fate     flow.Fate
+	err      error
+}
+
+// work is one session. Nothing of it outlives the channel, so a late ack cannot reach another channel's message.
+type work struct {
+	*Consumer
+	channel  *amqp.Channel
+	verdicts chan verdict // room for every unacked delivery: settling never blocks the intake
+	over     chan struct{}
+	open     map[uint64]struct{} // tags in work
+	acked    uint64              // every tag up to here is acked
+	late     []uint64            // acked above that
+}
+
+func (c *Consumer) serve(ctx context.Context, conn *amqp.Connection) error {
+	if err := c.back(ctx); err != nil {
+		return fmt.Errorf("%w: %v", errStoreAway, err)
+	}
+	if !c.publisher.Ready() {
+		return errors.New("the publishing connection is not there yet")
+	}
+	channel, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	if err := channel.Qos(c.cfg.Prefetch, 0, false); err != nil {
+		return err
+	}
+	queue := c.cfg.Service
+	if _, err := channel.QueueDeclarePassive(queue, true, false, false, false, nil); err != nil {
+		return fmt.Errorf("queue %s is missing, or not permitted: apply the topology: %w", queue, err)
+	}
+	deliveries, err := channel.Consume(queue, c.cfg.Service, false, false, false, false, nil)
+	if err != nil {
+		return err
+	}
+	w := &work{
+		Consumer: c, channel: channel, over: make(chan struct{}),
+		verdicts: make(chan verdict, 2*c.cfg.Prefetch), open: map[uint64]struct{}{},
+	}
+	defer close(w.over)
+	c.ready.Store(true)
+	c.log.Info("consuming", zap.String("queue", queue), zap.String("broker", conn.RemoteAddr().String()))
+	return w.loop(ctx, deliveries)
+}
+
+// loop is the life of a session: deliveries go out to the intake, verdicts come back and are settled. At the end
+// (ctx is done) no more are taken, what is in work is waited for, and the rest goes back to the queue.
+func (w *work) loop(ctx context.Context, deliveries <-chan amqp.Delivery) error {
+	taken := make(chan amqp.Delivery, w.cfg.Prefetch)
+	// Not ended by ctx: what was handed over before the end is still worked on.
+	take, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	pumped := make(chan struct{})
+	go func() {
+		defer close(pumped)
+		for d := range taken {
+			w.take(take, d)
+		}
+	}()
+	defer func() { close(taken); <-pumped }()
+
+	stopping := ctx.Done()
+	var deadline <-chan time.Time
+	for {
+		select {
+		case d, ok := <-deliveries:
+			if !ok && stopping != nil {
+				return errors.New("the broker ended the consumption")
+			}
+			if !ok {
+				deliveries = nil
+				break
+			}
+			if stopping == nil {
+				// It came after the end: the queue gets it back when the channel closes, without a mark on it.
+				_ = d.Nack(false, true)
+				break
+			}
+			w.open[d.DeliveryTag] = struct{}{}
+			taken <- d
+		case v := <-w.verdicts:
+			if err := w.settle(v); err != nil {
+				return err
+			}
+		case <-stopping:
+			stopping = nil
+			deadline = time.After(w.cfg.StopTimeout)
+			if err := w.channel.Cancel(w.cfg.Service, true); err != nil {
+				return err
+			}
+		case <-deadline:
+			w.log.Warn("stopped with messages in work; they go back to the queue", zap.Int("messages", len(w.open)))
+			return nil
+		}
+		if stopping == nil && len(w.open) == 0 {
+			return nil
+		}
+	}
+}
+
+// take decodes a delivery and hands it to the intake.
+func (w *work) take(ctx context.Context, d amqp.Delivery) {
+	give := func(v verdict) {
+		select {
+		case w.verdicts <- v:
+		case <-w.over:
+		}
+	}
+	r, attempt, err := record(d, RetryExchange(w.cfg.Service))
+	var m flow.Message
+	if err == nil {
+		m, err = w.flow.Accept(r)
+	}
+	if err != nil {
+		m.Envelope = r.Envelope
+		give(verdict{d, m, flow.Fate{Dead: err.Error()}, err})
+		return
+	}
+	m.Attempt = attempt
+	w.intake.Take(ctx, m, func(v flow.Verdict) { give(verdict{d, m, w.flow.Fate(m, v), v.Err}) })
+}
+
+// settle carries out the fates of a verdict and of all that wait behind it, with as few acks as possible.
+func (w *work) settle(v verdict) error {
+	var done []uint64
+	for more := true; more; {
+		switch fate := v.fate; {
+		case fate.Ack:
+			done = append(done, v.delivery.DeliveryTag)
+			w.Consumer.settled(v.message, fate)
+		case fate.Requeue:
+			w.Consumer.settled(v.message, fate)
+			return fmt.Errorf("%w: %v", errStoreAway, v.err)
+		default:
+			w.republish(v)
+			w.Consumer.settled(v.message, fate)
+		}
+		select {
+		case v = <-w.verdicts:
+		default:
+			more = false
+		}
+	}
+	return w.ack(done)
+}
+
+// ack acks the tags: one frame for all up to the first that is still in work, one for each above.
+func (w *work) ack(tags []uint64) error {
+	for _, tag := range tags {
+		delete(w.open, tag)
+	}
+	w.late = append(w.late, tags...)
+	slices.Sort(w.late)
+	n := 0
+	for n < len(w.late) && w.late[n] == w.acked+uint64(n)+1 {
+		n++
+	}
+	if n > 0 {
+		if err := w.channel.Ack(w.late[n-1], true); err != nil {
+			return err
+		}
+		w.acked = w.late[n-1]
+		w.late = w.late[n:]
+	}
+	for _, tag := range tags {
+		if tag > w.acked {
+			if err := w.channel.Ack(tag, false); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// republish sends a message to a wait queue or to the dead letters; the delivery is acked when that is confirmed.
+func (w *work) republish(v verdict) {
+	m := again(v.delivery, w.cfg.Service)
+	key := ""
+	now := time.Now()
+	attempt := store.Attempt{Message: v.message.ID, Type: v.message.Type, Step: v.fate.Step, Saga: v.message.Saga, N: max(v.message.Attempt, 1), At: now}
+	if v.err != nil {
+		attempt.Error = v.err.Error()
+	}
+	fields := []zap.Field{zap.Stringer("saga", v.message.Saga), zap.String("event", v.delivery.Type), zap.String("message", v.delivery.MessageId), zap.Error(v.err)}
+	if v.fate.Dead != "" {
+		key = DeadQueue(w.cfg.Service)
+		m.Headers[headerReason], m.Headers[headerStep], m.Headers[headerDeadAt] = v.fate.Dead, v.fate.Step, now.UTC().Format(time.RFC3339Nano)
+		w.log.Error("dead letter", fields...)
+	} else {
+		key = rung(v.fate.RetryAfter)
+		m.Headers[headerAttempt] = int64(v.message.Attempt + 1)
+		attempt.NextAt = now.Add(v.fate.RetryAfter)
+		w.log.Info("retry", append(fields, zap.Duration("after", v.fate.RetryAfter))...)
+	}
+	if err := w.ledger.Attempted(context.Background(), []store.Attempt{attempt}); err != nil {
+		w.log.Warn("the attempt is not in the ledger", zap.Error(err))
+	}
+	w.publisher.send(context.Background(), RetryExchange(w.cfg.Service), key, m, func(err error) {
+		back := verdict{delivery: v.delivery, message: v.message, fate: flow.Fate{Ack: true}}
+		if err != nil {
+			// It cannot be moved: it stays where it is, and the session ends so that it comes again.
+			back.fate, back.err = flow.Fate{Requeue: true}, fmt.Errorf("republish to %s: %w", key, err)
+		}
+		select {
+		case w.verdicts <- back:
+		case <-w.over:
+		}
+	})
+}

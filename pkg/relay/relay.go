@@ -1,0 +1,215 @@
+// Package relay brings committed events from the outbox to the broker, at least once.
+//
+// What a commit wrote is published at once, from memory, by the process that wrote it; a row leaves the outbox when the
+// broker has confirmed it and did not return it. What is left behind (the process died, the broker was away, a confirm
+// was lost) and timers that are due are taken by the sweeper, which has no cursor and so cannot miss a late commit.
+package relay
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"hotchoc/pkg/event"
+	"hotchoc/pkg/store"
+)
+
+// Defaults of Config.
+const (
+	DefaultInterval = 200 * time.Millisecond
+	DefaultLease    = 10 * time.Second
+	DefaultBatchMax = 500
+	DefaultQueueMax = 256
+	DefaultFlush    = 2 * time.Second
+)
+
+// Config are the limits of a relay; the zero value has the defaults.
+type Config struct {
+	// Interval is how often the outbox is swept. Default 200 ms: it is also how late a timer may be.
+	Interval time.Duration
+	// Lease is how long a swept message belongs to the sweeper that took it. Default 10 s.
+	Lease time.Duration
+	// BatchMax is how many messages one sweep takes. Default 500.
+	BatchMax int
+	// QueueMax is how many commits may wait to be published from memory. Default 256; what comes on top is left to the
+	// sweeper.
+	QueueMax int
+	// Flush bounds the wait for outstanding confirms at the end. Default 2 s.
+	Flush time.Duration
+}
+
+// Publisher sends events to the broker. done is called once for each event, in any order: nil means confirmed and
+// routed. Publish may block while the window of unconfirmed messages is full, and must not once ctx is done.
+type Publisher interface {
+	Publish(ctx context.Context, events []event.Record, done func(event.Record, error))
+	// Ready tells whether there is a connection.
+	Ready() bool
+}
+
+// Relay is the only publisher of events.
+type Relay struct {
+	outbox    store.Outbox
+	publisher Publisher
+	log       *zap.Logger
+	cfg       Config
+	fresh     chan []event.Record
+
+	mu        sync.Mutex
+	confirmed []uuid.UUID
+	failed    []uuid.UUID
+	open      int // handed to the publisher and not heard of
+	wake      chan struct{}
+}
+
+// New returns a relay; nothing is published until Run.
+func New(outbox store.Outbox, p Publisher, log *zap.Logger, cfg Config) *Relay {
+	if cfg.Interval == 0 {
+		cfg.Interval = DefaultInterval
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = DefaultLease
+	}
+	if cfg.BatchMax == 0 {
+		cfg.BatchMax = DefaultBatchMax
+	}
+	if cfg.QueueMax == 0 {
+		cfg.QueueMax = DefaultQueueMax
+	}
+	if cfg.Flush == 0 {
+		cfg.Flush = DefaultFlush
+	}
+	return &Relay{outbox: outbox, publisher: p, log: log, cfg: cfg, fresh: make(chan []event.Record, cfg.QueueMax), wake: make(chan struct{}, 1)}
+}
+
+// Committed hands over what a commit just wrote. It never blocks: when the broker is away or far behind, the sweeper does
+// it later.
+func (r *Relay) Committed(events []event.Record) {
+	if !r.publisher.Ready() {
+		return
+	}
+	select {
+	case r.fresh <- events:
+	default:
+	}
+}
+
+// Run publishes until ctx is done, then what is left in the queue, and waits for its confirms.
+func (r *Relay) Run(ctx context.Context) error {
+	var loops sync.WaitGroup
+	loops.Go(func() { r.fastPath(ctx) })
+	loops.Go(func() { r.sweep(ctx) })
+	loops.Go(func() { r.clear(ctx) })
+	loops.Wait()
+	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.Flush)
+	defer cancel()
+	for len(r.fresh) > 0 {
+		r.publish(flush, <-r.fresh)
+	}
+	for r.settle(flush) > 0 {
+		select {
+		case <-r.wake:
+		case <-flush.Done():
+			return nil // the rest is still in the outbox
+		}
+	}
+	return nil
+}
+
+// fastPath publishes straight from the commit.
+func (r *Relay) fastPath(ctx context.Context) {
+	for {
+		select {
+		case events := <-r.fresh:
+			r.publish(ctx, events)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *Relay) publish(ctx context.Context, events []event.Record) {
+	r.mu.Lock()
+	r.open += len(events)
+	r.mu.Unlock()
+	r.publisher.Publish(ctx, events, r.done)
+}
+
+// sweep is the safety net, and the clock of the timers.
+func (r *Relay) sweep(ctx context.Context) {
+	tick := time.NewTicker(r.cfg.Interval)
+	defer tick.Stop()
+	for {
+		if r.publisher.Ready() {
+			left, err := r.outbox.Sweep(ctx, r.cfg.BatchMax, r.cfg.Lease)
+			if err != nil && ctx.Err() == nil {
+				r.log.Warn("sweep of the outbox", zap.Error(err))
+			}
+			if len(left) > 0 {
+				r.log.Debug("swept", zap.Int("messages", len(left)))
+				r.publish(ctx, left)
+			}
+			if len(left) == r.cfg.BatchMax {
+				continue
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// done notes what became of one message.
+func (r *Relay) done(e event.Record, err error) {
+	r.mu.Lock()
+	r.open--
+	if err == nil {
+		r.confirmed = append(r.confirmed, e.ID)
+	} else {
+		r.failed = append(r.failed, e.ID)
+	}
+	r.mu.Unlock()
+	if err != nil {
+		r.log.Warn("not published, will be again", zap.Stringer("saga", e.Saga), zap.String("event", e.Type), zap.Stringer("message", e.ID), zap.Error(err))
+	}
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// clear removes what was confirmed. While one removal runs, the next one collects.
+func (r *Relay) clear(ctx context.Context) {
+	for {
+		select {
+		case <-r.wake:
+			r.settle(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// settle removes what was confirmed so far, and returns how many messages have not been heard of.
+func (r *Relay) settle(ctx context.Context) int {
+	r.mu.Lock()
+	open, confirmed, failed := r.open, r.confirmed, r.failed
+	r.confirmed, r.failed = nil, nil
+	r.mu.Unlock()
+	if len(confirmed) > 0 {
+		if err := r.outbox.Published(ctx, confirmed); err != nil {
+			// They are published again when their time is over, and suppressed by the inboxes.
+			r.log.Warn("published messages stay in the outbox for now", zap.Int("messages", len(confirmed)), zap.Error(err))
+		}
+	}
+	if len(failed) > 0 {
+		if err := r.outbox.Release(ctx, failed); err != nil {
+			r.log.Warn("unpublished messages wait for their lease", zap.Int("messages", len(failed)), zap.Error(err))
+		}
+	}
+	return open
+}
