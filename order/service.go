@@ -3,6 +3,7 @@ package order
 import (
 	"context"
 
+	"hotchoc/pkg/event"
 	"hotchoc/pkg/flow"
 	"hotchoc/pkg/host"
 	"hotchoc/pkg/web"
@@ -24,6 +25,15 @@ func Run(ctx context.Context, cfg Config) error {
 			go waits.poll(ctx)
 			(&api{intake: rt.Intake, views: views, ends: waits}).routes(s)
 		},
-		Handled: func(batch []flow.Message) { waits.handled(batch) },
+		Committed: func(events []event.Record) {
+			for _, e := range events {
+				waits.happened(e.Type, e.Saga)
+			}
+		},
+		Handled: func(batch []flow.Message) {
+			for _, m := range batch {
+				waits.happened(m.Type, m.Saga)
+			}
+		},
 	})
 }

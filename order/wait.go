@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"hotchoc/pkg/flow"
+	"github.com/google/uuid"
 )
 
 // pollInterval is how often the orders that are waited for are looked up: their end may have been handled by another
@@ -23,15 +23,15 @@ func newEnds(lookUp func(context.Context, []string) ([]string, error)) *ends {
 	return &ends{waiting: map[string][]chan struct{}{}, lookUp: lookUp}
 }
 
-// handled is told of each batch of messages: one of them may be the end of an order that is waited for.
-func (e *ends) handled(batch []flow.Message) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if len(e.waiting) == 0 {
-		return
-	}
-	for _, m := range batch {
-		e.wake(m.Saga.String())
+// happened wakes those who wait for an order when something has happened that may be its end; see Status.compute.
+func (e *ends) happened(typ string, saga uuid.UUID) {
+	switch typ {
+	case "order.completed", "order.cancelled", "payment.failed", "payment.refunded":
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if len(e.waiting) > 0 {
+			e.wake(saga.String())
+		}
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"hotchoc/migrations"
 	"hotchoc/ops/shop"
 	"hotchoc/pkg/rabbit"
@@ -60,6 +62,14 @@ func (s *Stack) ApplyTopology(ctx context.Context) error {
 		}
 		return fmt.Sprintf("of %d flows", len(flows)), rabbit.Apply(ctx, management, definitions)
 	})
+}
+
+// Setup does both: all that the services need before their first start.
+func (s *Stack) Setup(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.Migrate(ctx) })
+	g.Go(func() error { return s.ApplyTopology(ctx) })
+	return g.Wait()
 }
 
 // vhostOf is the virtual host that an AMQP URL names: none is the default one, /.

@@ -120,8 +120,7 @@ func (s *Stack) up(ctx context.Context) error {
 	}
 	s.say("Databases, queues, partners")
 	g, both := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.Migrate(both) })
-	g.Go(func() error { return s.ApplyTopology(both) })
+	g.Go(func() error { return s.Setup(both) })
 	g.Go(func() error {
 		return s.step(partners, func() (string, error) { return s.startService(both, partners) })
 	})

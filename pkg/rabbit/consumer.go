@@ -67,7 +67,7 @@ type work struct {
 	over     chan struct{}
 	open     map[uint64]struct{} // tags in work
 	acked    uint64              // every tag up to here is acked
-	late     []uint64            // acked above that
+	late     map[uint64]struct{} // acked above that
 }
 
 func (c *Consumer) serve(ctx context.Context, conn *amqp.Connection) error {
@@ -94,7 +94,7 @@ func (c *Consumer) serve(ctx context.Context, conn *amqp.Connection) error {
 	}
 	w := &work{
 		Consumer: c, channel: channel, over: make(chan struct{}),
-		verdicts: make(chan verdict, 2*c.cfg.Prefetch), open: map[uint64]struct{}{},
+		verdicts: make(chan verdict, 2*c.cfg.Prefetch), open: map[uint64]struct{}{}, late: map[uint64]struct{}{},
 	}
 	defer close(w.over)
 	c.ready.Store(true)
@@ -203,29 +203,34 @@ func (w *work) settle(v verdict) error {
 	return w.ack(done)
 }
 
-// ack acks the tags: one frame for all up to the first that is still in work, one for each above.
+// ack acks the tags: one frame for all up to the first that is still in work, one for each above. A tag may be acked
+// once only, also by a frame for several.
 func (w *work) ack(tags []uint64) error {
+	slices.Sort(tags)
+	last := uint64(0) // the last new tag below which nothing is in work
+	rest := tags
+	for next := w.acked + 1; ; next++ {
+		if len(rest) > 0 && rest[0] == next {
+			last, rest = next, rest[1:]
+		} else if _, late := w.late[next]; late {
+			delete(w.late, next)
+		} else {
+			w.acked = next - 1
+			break
+		}
+	}
 	for _, tag := range tags {
 		delete(w.open, tag)
 	}
-	w.late = append(w.late, tags...)
-	slices.Sort(w.late)
-	n := 0
-	for n < len(w.late) && w.late[n] == w.acked+uint64(n)+1 {
-		n++
-	}
-	if n > 0 {
-		if err := w.channel.Ack(w.late[n-1], true); err != nil {
+	if last > 0 {
+		if err := w.channel.Ack(last, true); err != nil {
 			return err
 		}
-		w.acked = w.late[n-1]
-		w.late = w.late[n:]
 	}
-	for _, tag := range tags {
-		if tag > w.acked {
-			if err := w.channel.Ack(tag, false); err != nil {
-				return err
-			}
+	for _, tag := range rest {
+		w.late[tag] = struct{}{}
+		if err := w.channel.Ack(tag, false); err != nil {
+			return err
 		}
 	}
 	return nil
