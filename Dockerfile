@@ -8,7 +8,7 @@ ENV CGO_ENABLED=0
 # For a network of your own; empty is Go's default.
 ARG GOPROXY
 ARG GOFLAGS
-# The dependencies change seldom: they are a layer of their own.
+# The dependencies change seldom: they are a layer of their own. Those of ops are those of all.
 COPY go.work go.work.sum ./
 COPY pkg/go.* pkg/
 COPY order/go.* order/
@@ -18,7 +18,7 @@ COPY make/go.* make/
 COPY delivery/go.* delivery/
 COPY migrations/go.* migrations/
 COPY ops/go.* ops/
-RUN go mod download
+RUN cd ops && GOWORK=off go mod download
 COPY . .
 RUN mkdir -p /out/bin /out/ledger && go build -buildvcs=false -trimpath -o /out/bin/ \
     ./order/cmd/order ./menu/cmd/menu ./pay/cmd/pay ./make/cmd/make ./delivery/cmd/delivery ./ops/cmd/hotchoc

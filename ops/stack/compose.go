@@ -65,6 +65,8 @@ func (s *Stack) composeUp(ctx context.Context) error {
 		if ports, err = choosePorts(); err != nil {
 			return err
 		}
+		delete(ports, "epmd") // not published
+		delete(ports, "distribution")
 	}
 	password := func(p string) *url.Userinfo { return url.UserPassword("hotchoc", cmp.Or(p, "hotchoc")) }
 	reach := urls{

@@ -39,19 +39,22 @@ func (s *Stack) Doctor(ctx context.Context) []Finding {
 		findings = append(findings, s.doctorServers(ctx)...)
 		findings = append(findings, s.doctorPrograms())
 	}
-	return append(findings, s.doctorFolder(), s.doctorPorts())
+	ports := Finding{What: "ports", OK: true, Is: "in use by this stack"}
+	if !s.anyAlive() && (mode == native || !s.composeRuns(ctx)) {
+		ports.Is = freePorts()
+	}
+	return append(findings, s.doctorFolder(), ports)
 }
 
 func (s *Stack) doctorServers(ctx context.Context) []Finding {
-	check := func(what, elsewhere, pkg string, ping func(context.Context, string) (string, error), find func() (string, error)) Finding {
+	check := func(what, elsewhere, pkg string, ping func(context.Context, string) error, find func() (string, error)) Finding {
 		if elsewhere != "" {
 			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			defer cancel()
-			version, err := ping(ctx, elsewhere)
-			if err != nil {
+			if err := ping(ctx, elsewhere); err != nil {
 				return Finding{What: what, Is: err.Error(), Fix: "start the server at " + withoutLogin(elsewhere) + ", or correct its URL"}
 			}
-			return Finding{What: what, OK: true, Is: version + " at " + withoutLogin(elsewhere)}
+			return Finding{What: what, OK: true, Is: "answers at " + withoutLogin(elsewhere)}
 		}
 		is, err := find()
 		switch {
@@ -71,8 +74,11 @@ func (s *Stack) doctorServers(ctx context.Context) []Finding {
 		management, _ = managementOf(s.cfg.AMQPURL)
 	}
 	return []Finding{
-		check("RabbitMQ", management, "rabbitmq-server", pingRabbit, func() (string, error) { return rabbitScript(s.cfg.RabbitHome) }),
-		check("Postgres", s.cfg.DatabaseURL, "postgresql", pingPostgres, func() (string, error) { return postgresBin(s.path("postgres")) }),
+		check("RabbitMQ", management, "rabbitmq-server", pingRabbit, func() (string, error) {
+			script, err := rabbitScript(s.cfg.RabbitHome)
+			return rabbitVersion(script) + ", " + script, err
+		}),
+		check("Postgres", s.cfg.DatabaseURL, "postgresql", reachPostgres, func() (string, error) { return postgresBin(s.path("postgres")) }),
 	}
 }
 
@@ -111,10 +117,7 @@ func (s *Stack) doctorFolder() Finding {
 	return f
 }
 
-func (s *Stack) doctorPorts() Finding {
-	if s.anyAlive() {
-		return Finding{What: "ports", OK: true, Is: "in use by this stack"}
-	}
+func freePorts() string {
 	var taken []string
 	for name, port := range standard {
 		if !free(port) {
@@ -122,8 +125,8 @@ func (s *Stack) doctorPorts() Finding {
 		}
 	}
 	if taken == nil {
-		return Finding{What: "ports", OK: true, Is: "all standard ports are free"}
+		return "all standard ports are free"
 	}
 	slices.Sort(taken)
-	return Finding{What: "ports", OK: true, Is: "taken: " + strings.Join(taken, ", ") + "; up uses the next free ones"}
+	return "taken: " + strings.Join(taken, ", ") + "; up uses the next free ones"
 }

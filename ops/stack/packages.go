@@ -14,7 +14,7 @@ import (
 
 var errMissing = errors.New("its package is not installed; hotchoc doctor says how to get it")
 
-const aptInstall = "apt-get install -y --no-install-recommends"
+const aptInstall = "apt-get install --yes --no-install-recommends"
 
 // missingPackages are the Debian packages of the servers that must be started and are not installed.
 func (s *Stack) missingPackages(elsewhere urls) (names []string) {
@@ -50,7 +50,7 @@ func howToInstall(names []string) string {
 	if !hasApt() {
 		return "install RabbitMQ (3.10 or later) and Postgres (15 or later) as your system does it, or start a Docker engine, or name servers by AMQP_URL and DATABASE_URL"
 	}
-	return "type: sudo " + aptInstall + " " + strings.Join(names, " ") + "\n    (the servers that the packages may start are not used; private ones are)"
+	return "type: sudo apt-get update && sudo " + aptInstall + " " + strings.Join(names, " ") + "\n    (the servers that the packages may start are not used; private ones are)"
 }
 
 func hasApt() bool {

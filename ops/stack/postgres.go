@@ -36,8 +36,8 @@ var postgresSettings = []string{
 // startPostgres brings up a private cluster; data of an earlier start are used again.
 func (s *Stack) startPostgres(ctx context.Context) (version string, err error) {
 	if p := s.process("postgres"); p.alive() {
-		version, err := s.awaitPostgres(ctx, p)
-		return version + ", runs already", err
+		_, err := s.awaitPostgres(ctx, p)
+		return "runs already", err
 	}
 	data := s.path("postgres")
 	bin, err := postgresBin(data)
@@ -123,6 +123,11 @@ func (s *Stack) awaitPostgres(ctx context.Context, p process) (version string, e
 		return err
 	})
 	return version, err
+}
+
+func reachPostgres(ctx context.Context, url string) error {
+	_, err := pingPostgres(ctx, url)
+	return err
 }
 
 // pingPostgres logs in and asks for the version, without what the packager added to it.

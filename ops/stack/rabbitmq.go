@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -24,8 +22,7 @@ const broker = "hotchoc" // the name of the administrator
 // startRabbit brings up a private node and its private epmd, the daemon by which Erlang nodes find each other.
 func (s *Stack) startRabbit(ctx context.Context) (version string, err error) {
 	if p := s.process("rabbitmq"); p.alive() {
-		version, err := s.awaitRabbit(ctx, p)
-		return version + ", runs already", err
+		return "runs already", s.awaitRabbit(ctx, p)
 	}
 	script, err := rabbitScript(s.cfg.RabbitHome)
 	if err != nil {
@@ -58,7 +55,7 @@ func (s *Stack) startRabbit(ctx context.Context) (version string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return s.awaitRabbit(ctx, p)
+	return rabbitVersion(script), s.awaitRabbit(ctx, p)
 }
 
 // writeRabbitConfig writes the node's files and returns the environment that points to them.
@@ -148,36 +145,18 @@ func detour(home string) string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("hotchoc-%x", sha256.Sum256([]byte(home)))[:24])
 }
 
-func (s *Stack) awaitRabbit(ctx context.Context, p process) (version string, err error) {
-	err = s.await(ctx, "rabbitmq", p, func(ctx context.Context) error {
+func (s *Stack) awaitRabbit(ctx context.Context, p process) error {
+	return s.await(ctx, "rabbitmq", p, func(ctx context.Context) error {
 		if err := dial(ctx, s.port("amqp")); err != nil { // the last thing that opens
 			return err
 		}
-		version, err = pingRabbit(ctx, s.Management())
-		return err
+		return pingRabbit(ctx, s.Management())
 	})
-	return version, err
 }
 
-// pingRabbit asks the management API who it is.
-func pingRabbit(ctx context.Context, management string) (version string, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(management, "/")+"/api/overview", nil)
-	if err != nil {
-		return "", err
-	}
-	resp, err := http.DefaultClient.Do(req) // the login is in the URL
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("the management API of RabbitMQ answers %s", resp.Status)
-	}
-	var overview struct {
-		Version string `json:"rabbitmq_version"`
-	}
-	err = json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&overview)
-	return overview.Version, err
+// pingRabbit asks the management API who we are: the cheapest question that needs the right password.
+func pingRabbit(ctx context.Context, management string) error {
+	return get(ctx, strings.TrimSuffix(management, "/")+"/api/whoami") // the login is in the URL
 }
 
 func dial(ctx context.Context, port int) error {
@@ -228,6 +207,16 @@ func (s *Stack) serviceBroker(service, password string) (string, error) {
 		brokers[i] = u.String()
 	}
 	return strings.Join(brokers, ","), nil
+}
+
+// rabbitVersion is in the name of the folder that the script really lies in.
+func rabbitVersion(script string) string {
+	real, err := filepath.EvalSymlinks(script)
+	if err != nil {
+		return ""
+	}
+	_, version, _ := strings.Cut(filepath.Base(filepath.Dir(filepath.Dir(real))), "-")
+	return version
 }
 
 // rabbitScript finds the server's own start script. Debian's wrapper on the PATH changes the user and

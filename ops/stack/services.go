@@ -23,7 +23,7 @@ func Services() []string { return slices.Clone(services) }
 func (s *Stack) startService(ctx context.Context, name string) (detail string, err error) {
 	p := s.process(name)
 	if p.alive() && s.outdated(name) {
-		if err := s.stopOne(name); err != nil {
+		if err := s.stopOne(name, false); err != nil {
 			return "", err
 		}
 	}
@@ -39,7 +39,7 @@ func (s *Stack) startService(ctx context.Context, name string) (detail string, e
 		if err := writeFile(s.path("env", name+".env"), []byte(file), 0o600); err != nil {
 			return "", err
 		}
-		cmd := command{name: name, path: s.program(name), env: env}
+		cmd := command{name: name, path: s.Program(name), env: env}
 		if name == partners {
 			cmd.args = []string{partners}
 		}
@@ -134,7 +134,8 @@ func (s *Stack) Env(name string) ([]string, error) {
 
 func isService(name string) bool { return name == partners || slices.Contains(services, name) }
 
-func (s *Stack) program(name string) string {
+// Program is the path of a service's program, or of that of the partners.
+func (s *Stack) Program(name string) string {
 	if name == partners {
 		name = "hotchoc"
 	}
@@ -145,8 +146,8 @@ func (s *Stack) program(name string) string {
 func (s *Stack) checkPrograms() error {
 	var missing []string
 	for _, name := range append([]string{partners}, services...) {
-		if _, err := os.Stat(s.program(name)); err != nil {
-			missing = append(missing, s.program(name))
+		if _, err := os.Stat(s.Program(name)); err != nil {
+			missing = append(missing, s.Program(name))
 		}
 	}
 	if missing == nil {
@@ -156,8 +157,8 @@ func (s *Stack) checkPrograms() error {
 }
 
 // get succeeds when the answer is 200; otherwise the error quotes the answer.
-func get(ctx context.Context, url string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+func get(ctx context.Context, target string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
 		return err
 	}
@@ -168,7 +169,7 @@ func get(ctx context.Context, url string) error {
 	defer resp.Body.Close()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s %s", url, resp.Status, strings.TrimSpace(string(body)))
+		return fmt.Errorf("%s answers %s %s", req.URL.Redacted(), resp.Status, strings.TrimSpace(string(body)))
 	}
 	return nil
 }

@@ -53,6 +53,8 @@ type Config struct {
 type Stack struct {
 	cfg Config
 
+	secrets sync.Mutex // one makes a secret, the others read it
+
 	mu      sync.Mutex // guards the rest, while several are started at once
 	state   state
 	started []string // under the present lock: what a failed start takes back
@@ -187,7 +189,7 @@ func (s *Stack) Stop(ctx context.Context, name string) error {
 	if s.known().Mode == compose {
 		return s.compose(ctx, "stop", name)
 	}
-	return s.stopOne(name)
+	return s.stopOne(name, false)
 }
 
 // Kill ends one process at once, as a crash would. It returns when the process is gone.
@@ -249,7 +251,7 @@ func (s *Stack) prepare(ctx context.Context) error {
 func (s *Stack) startServers(ctx context.Context) error {
 	s.say("Servers")
 	g, ctx := errgroup.WithContext(ctx)
-	server := func(name, elsewhere string, ping func(context.Context, string) (string, error), start func(context.Context) (string, error)) {
+	server := func(name, elsewhere string, ping func(context.Context, string) error, start func(context.Context) (string, error)) {
 		g.Go(func() error {
 			return s.step(name, func() (string, error) {
 				if elsewhere == "" {
@@ -257,12 +259,11 @@ func (s *Stack) startServers(ctx context.Context) error {
 				}
 				ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 				defer cancel()
-				version, err := ping(ctx, elsewhere)
-				return version + ", elsewhere", err
+				return "elsewhere", ping(ctx, elsewhere)
 			})
 		})
 	}
-	server("postgres", s.known().Elsewhere.Database, pingPostgres, s.startPostgres)
+	server("postgres", s.known().Elsewhere.Database, reachPostgres, s.startPostgres)
 	server("rabbitmq", s.known().Elsewhere.Management, pingRabbit, s.startRabbit)
 	return g.Wait()
 }
@@ -286,21 +287,20 @@ func (s *Stack) stop(names ...string) error {
 	var errs error
 	for _, rank := range [][]string{append([]string{partners}, services...), {"postgres", "rabbitmq"}, {"epmd"}} {
 		rank = slices.DeleteFunc(rank, func(name string) bool { return !slices.Contains(names, name) })
-		errs = errors.Join(errs, each(rank, s.stopOne))
+		errs = errors.Join(errs, each(rank, func(name string) error { return s.stopOne(name, s.cfg.Throwaway) }))
 	}
 	return errs
 }
 
-func (s *Stack) stopOne(name string) error {
+func (s *Stack) stopOne(name string, quick bool) error {
 	first, grace := syscall.SIGTERM, 20*time.Second
-	if s.cfg.Throwaway {
-		first = syscall.SIGKILL
-	}
 	switch {
-	case name == "postgres" && s.cfg.Throwaway:
+	case name == "postgres" && quick:
 		first = syscall.SIGQUIT // a killed one would leave its shared memory behind
 	case name == "postgres":
 		first = syscall.SIGINT // SIGTERM would wait for every client
+	case quick:
+		first = syscall.SIGKILL
 	}
 	begin := time.Now()
 	if link := detour(s.path("rabbitmq")); name == "rabbitmq" && link != "" {
@@ -316,7 +316,7 @@ func (s *Stack) stopOne(name string) error {
 		return fmt.Errorf("%s: %w", name, err)
 	case killed:
 		s.tell(name, fmt.Sprintf("killed, as it did not stop within %s", grace), begin)
-	case !s.cfg.Throwaway:
+	case !quick:
 		s.tell(name, "stopped", begin)
 	}
 	return s.forget(name)

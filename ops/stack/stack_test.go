@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -119,6 +120,26 @@ func TestStack(t *testing.T) {
 		allReady(t, again)
 	})
 
+	t.Run("servers come back with their data after a crash", func(t *testing.T) {
+		for _, name := range []string{"postgres", "rabbitmq"} {
+			if err := s.Kill(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Start(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		allReady(t, s)
+		env, err := s.Env("pay")
+		if err != nil {
+			t.Fatal(err)
+		}
+		database, _ := strings.CutPrefix(env[slices.IndexFunc(env, func(e string) bool { return strings.HasPrefix(e, "DATABASE_URL=") })], "DATABASE_URL=")
+		if err := reachPostgres(t.Context(), database); err != nil {
+			t.Error("pay's own database: ", err)
+		}
+	})
+
 	t.Run("a start that fails leaves alone what ran", func(t *testing.T) {
 		if err := s.Stop(t.Context(), "pay"); err != nil {
 			t.Fatal(err)
@@ -133,7 +154,7 @@ func TestStack(t *testing.T) {
 	})
 
 	t.Run("a program that was built anew is started anew", func(t *testing.T) {
-		program := s.program("make")
+		program := s.Program("make")
 		raw, err := os.ReadFile(program)
 		if err != nil {
 			t.Fatal(err)
@@ -167,7 +188,7 @@ func TestStack(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.Close()
-		second := exec.Command(s.program("pay"))
+		second := exec.Command(s.Program("pay"))
 		second.Env = append(env, "HTTP_ADDR="+l.Addr().String())
 		if err := second.Start(); err != nil {
 			t.Fatal(err)

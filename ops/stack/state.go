@@ -159,6 +159,8 @@ func (s *Stack) lock() (unlock func(), err error) {
 
 // secret returns a password that is made once and stays.
 func (s *Stack) secret(name string) (string, error) {
+	s.secrets.Lock() // databases and queues are set up side by side, and both want it
+	defer s.secrets.Unlock()
 	path := s.path("secrets", name)
 	raw, err := os.ReadFile(path)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {

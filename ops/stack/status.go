@@ -109,18 +109,17 @@ func (s *Stack) serverRows(known state) []Row {
 }
 
 // ask finds out whether a part answers.
-func (s *Stack) ask(ctx context.Context, name string) (err error) {
+func (s *Stack) ask(ctx context.Context, name string) error {
 	switch name {
 	case "epmd":
 		return dial(ctx, s.port("epmd"))
 	case "rabbitmq":
-		_, err = pingRabbit(ctx, s.Management())
+		return pingRabbit(ctx, s.Management())
 	case "postgres":
-		_, err = pingPostgres(ctx, s.Database())
+		return reachPostgres(ctx, s.Database())
 	default:
-		err = get(ctx, s.URL(name)+"/readyz")
+		return get(ctx, s.URL(name)+"/readyz")
 	}
-	return err
 }
 
 // Moved names the ports that are not the standard ones, since something else holds those.
@@ -141,7 +140,7 @@ func (s *Stack) outdated(name string) bool {
 	if err != nil || !isService(name) {
 		return false
 	}
-	built, err := os.Stat(s.program(name))
+	built, err := os.Stat(s.Program(name))
 	return err == nil && !os.SameFile(running, built)
 }
 

@@ -211,7 +211,9 @@ func compact(body []byte) []byte {
 func (e *Event) Unmarshal(body []byte) (proto.Message, error) {
 	m := e.New()
 	if err := fromJSON.Unmarshal(body, m); err != nil {
-		return nil, fmt.Errorf("%s: %w", e.Type, err)
+		// The library's texts begin with "proto:" and one of two kinds of space, so that nobody relies on them.
+		why := strings.TrimLeft(strings.TrimPrefix(err.Error(), "proto:"), " \u00a0")
+		return nil, fmt.Errorf("%s: the body is not what the contract says: %s", e.Type, why)
 	}
 	if err := e.checkKey(m); err != nil {
 		return nil, err

@@ -90,7 +90,7 @@ func Run(ctx context.Context, cfg Config, s Service) error {
 	defer lazy.Close()
 
 	m := newMetrics()
-	pg := store.NewPostgres(db, lazy, store.PostgresConfig{Tables: s.Flow.Tables()})
+	pg := store.NewPostgres(db, lazy, store.PostgresConfig{Service: s.Flow.Service, Tables: s.Flow.Tables()})
 	publisher := rabbit.NewPublisher(cfg.rabbit(s.Flow.Service), log)
 	out := relay.New(pg, publisher, log, relay.Config{Interval: cfg.SweepInterval})
 	intake := flow.NewIntake(s.Flow, flow.NewDoor(s.Flow, pg, nil, nil), log, flow.IntakeConfig{

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -71,8 +72,8 @@ func publishing(r event.Record, user string) amqp.Publishing {
 // retry is the name of the service's own retry exchange: what comes from there was published again by the service itself
 // or by an operator; anything else must come from the user that it says it is from.
 func record(d amqp.Delivery, retry string) (event.Record, int, error) {
-	var problems []error
-	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	var problems []string
+	bad := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	id := func(name, value string) uuid.UUID {
 		u, err := uuid.Parse(value)
 		if err != nil {
@@ -127,7 +128,10 @@ func record(d amqp.Delivery, retry string) (event.Record, int, error) {
 	if len(d.Body) > BodyMax {
 		bad("the body has %d bytes, more than %d", len(d.Body), BodyMax)
 	}
-	return r, attempt, errors.Join(problems...)
+	if len(problems) > 0 {
+		return r, attempt, errors.New(strings.Join(problems, "; "))
+	}
+	return r, attempt, nil
 }
 
 // again makes the AMQP message by which a delivery is published once more: the same message, without what the broker

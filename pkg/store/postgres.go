@@ -29,6 +29,8 @@ const (
 
 // PostgresConfig is how a Postgres store works. The zero value is usable but for Tables.
 type PostgresConfig struct {
+	// Service is whose store it is: the source of every event in its log.
+	Service string
 	// Tables are the tables of documents beside stream_state: the copies and views of the flow. Each has the columns
 	// key (text, primary), version (bigint) and doc (jsonb).
 	Tables []string
@@ -203,7 +205,7 @@ func (t *postgresTx) Read(ctx context.Context, req Request) (Snapshot, error) {
 			barrier := Barrier{BarrierKey: BarrierKey{b.UUID, key.String}, State: string(blob), Known: true}
 			if a.Valid {
 				barrier.Fact = &event.Record{Body: doc, Envelope: event.Envelope{
-					ID: a.UUID, Type: typ.String, Schema: schema, Stream: stream.String, Version: version, Saga: b.UUID, At: at.Time,
+					ID: a.UUID, Type: typ.String, Schema: schema, Source: t.p.cfg.Service, Stream: stream.String, Version: version, Saga: b.UUID, At: at.Time,
 				}}
 				barrier.Position = place.Int64
 			}
@@ -355,7 +357,7 @@ SELECT l.timer::text, l.message_id, e.type, e.schema, e.stream, e.version, e.sag
 			}
 			r = event.Record{Envelope: kept.Envelope, Body: kept.Body}
 		} else {
-			r.Type, r.Stream, r.Actor = typ.String, stream.String, actor.String
+			r.Type, r.Source, r.Stream, r.Actor = typ.String, p.cfg.Service, stream.String, actor.String
 			r.Schema, r.Version, r.Hops = int(schema.Int64), version.Int64, int(hops.Int64)
 			r.Saga, r.Causation, r.At = saga.UUID, causation.UUID, at.Time.UTC()
 		}
