@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -19,11 +20,8 @@ import (
 
 const broker = "hotchoc" // the name of the administrator
 
-// startRabbit brings up a private node and its private epmd, the daemon by which Erlang nodes find each other.
+// startRabbit brings up a private node.
 func (s *Stack) startRabbit(ctx context.Context) (version string, err error) {
-	if p := s.process("rabbitmq"); p.alive() {
-		return "runs already", s.awaitRabbit(ctx, p)
-	}
 	script, err := rabbitScript(s.cfg.RabbitHome)
 	if err != nil {
 		return "", err
@@ -33,6 +31,12 @@ func (s *Stack) startRabbit(ctx context.Context) (version string, err error) {
 	if err != nil || as != nil && !as.reaches(home) {
 		as = nil // unlike Postgres it runs as root too
 	}
+	if err := s.startEpmd(ctx, as); err != nil {
+		return "", err
+	}
+	if p := s.process("rabbitmq"); p.alive() {
+		return "runs already", s.awaitRabbit(ctx, p)
+	}
 	env, err := s.writeRabbitConfig(home)
 	if err != nil {
 		return "", err
@@ -40,22 +44,25 @@ func (s *Stack) startRabbit(ctx context.Context) (version string, err error) {
 	if err := as.own(home); err != nil {
 		return "", err
 	}
-	// Left to itself the node would start an epmd for the whole machine, which outlives it.
-	if !s.process("epmd").alive() {
-		epmd, err := s.launch(command{name: "epmd", path: "epmd", env: env, as: as,
-			args: []string{"-port", fmt.Sprint(s.port("epmd")), "-address", "127.0.0.1"}})
-		if err != nil {
-			return "", err
-		}
-		if err := s.await(ctx, "epmd", epmd, func(ctx context.Context) error { return dial(ctx, s.port("epmd")) }); err != nil {
-			return "", err
-		}
-	}
 	p, err := s.launch(command{name: "rabbitmq", path: script, env: env, as: as})
 	if err != nil {
 		return "", err
 	}
 	return rabbitVersion(script), s.awaitRabbit(ctx, p)
+}
+
+// startEpmd brings up the daemon by which Erlang nodes find each other, for this node alone. Left to
+// itself the node would start one for the whole machine, which outlives it.
+func (s *Stack) startEpmd(ctx context.Context, as *account) error {
+	if s.process("epmd").alive() {
+		return nil
+	}
+	p, err := s.launch(command{name: "epmd", path: "epmd", as: as, env: []string{"PATH=" + os.Getenv("PATH")},
+		args: []string{"-port", strconv.Itoa(s.port("epmd")), "-address", "127.0.0.1"}})
+	if err != nil {
+		return err
+	}
+	return s.await(ctx, "epmd", p, func(ctx context.Context) error { return dial(ctx, s.port("epmd")) })
 }
 
 // writeRabbitConfig writes the node's files and returns the environment that points to them.

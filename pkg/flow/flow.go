@@ -185,7 +185,7 @@ type Retry struct {
 	Timeout time.Duration
 }
 
-// The default policies. A forward step tries for about two and a half minutes; a compensation, which must not be given
+// The default policies. A forward step tries for about eighty seconds, calls not counted; a compensation, which must not be given
 // up, for about a day.
 var (
 	Forward      = Retry{Attempts: 6, Delays: []time.Duration{time.Second, time.Second, 10 * time.Second, 10 * time.Second, time.Minute}, Timeout: 5 * time.Second}

@@ -29,6 +29,8 @@ type Config struct {
 	AMQPURLFile string `env:"AMQP_URL_FILE,file"`
 	LogLevel    string `env:"LOG_LEVEL" envDefault:"info"`
 	LogFormat   string `env:"LOG_FORMAT" envDefault:"json"`
+	// PprofAddr is where the profiler of net/http/pprof listens; empty: nowhere. For a loopback address only.
+	PprofAddr string `env:"PPROF_ADDR"`
 	// BatchMax is how many messages share a commit at most.
 	BatchMax int `env:"BATCH_MAX" envDefault:"128"`
 	// AsksMax is how many calls to the outside run at once.
@@ -86,6 +88,9 @@ func (c *Config) Validate() error {
 	}
 	if _, _, err := net.SplitHostPort(c.HTTPAddr); err != nil {
 		bad("HTTP_ADDR must look like 127.0.0.1:8081, not %q", c.HTTPAddr)
+	}
+	if host, _, err := net.SplitHostPort(c.PprofAddr); c.PprofAddr != "" && (err != nil || !net.ParseIP(host).IsLoopback()) {
+		bad("PPROF_ADDR must be a loopback address such as 127.0.0.1:6060, not %q", c.PprofAddr)
 	}
 	if _, err := zapcore.ParseLevel(c.LogLevel); err != nil {
 		bad("LOG_LEVEL must be debug, info, warn or error, not %q", c.LogLevel)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	_ "net/http/pprof" // the profiler's handlers, on the default mux
 	"net/url"
 	"os"
 	"os/signal"
@@ -130,6 +132,9 @@ func Run(ctx context.Context, cfg Config, s Service) error {
 	}, m.registry, log)
 	s.Routes(server, rt)
 
+	if cfg.PprofAddr != "" {
+		go func() { log.Warn("profiler", zap.Error(http.ListenAndServe(cfg.PprofAddr, nil))) }()
+	}
 	log.Info("starting", zap.String("http", listener.Addr().String()), zap.Int("pid", os.Getpid()), zap.Any("hears", s.Flow.Hears()))
 	err = inOrder(ctx,
 		publisher.Run,

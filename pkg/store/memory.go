@@ -17,6 +17,8 @@ import (
 type Memory struct {
 	mu       sync.Mutex
 	log      []event.Record
+	places   map[place]struct{}
+	recorded map[uuid.UUID]int64 // the position of an event, from 1
 	docs     map[Key]Doc
 	claims   map[ClaimKey]Claim
 	barriers map[BarrierKey]Barrier
@@ -24,9 +26,16 @@ type Memory struct {
 	attempts []Attempt
 }
 
+// place is a place in a stream, which one event can have.
+type place struct {
+	stream  string
+	version int64
+}
+
 // NewMemory returns an empty store.
 func NewMemory() *Memory {
 	return &Memory{
+		places: map[place]struct{}{}, recorded: map[uuid.UUID]int64{},
 		docs: map[Key]Doc{}, claims: map[ClaimKey]Claim{}, barriers: map[BarrierKey]Barrier{}, outbox: map[uuid.UUID]Timer{},
 	}
 }
@@ -101,10 +110,21 @@ func (t *memoryTx) Read(_ context.Context, req Request) (Snapshot, error) {
 }
 
 func (t *memoryTx) Write(_ context.Context, c Changes) error {
+	// What is there is compared one by one, as the keys of the tables do, so that a key cannot be there twice in one commit.
+	claims, places, ids := map[ClaimKey]bool{}, map[place]bool{}, map[uuid.UUID]bool{}
 	for _, claim := range c.Claims {
-		if _, ok := t.m.claims[ClaimKey{claim.Step, claim.Message}]; ok {
+		key := ClaimKey{claim.Step, claim.Message}
+		if _, ok := t.m.claims[key]; ok || claims[key] {
 			return ErrConflict
 		}
+		claims[key] = true
+	}
+	for _, e := range c.Events {
+		at := place{e.Stream, e.Version}
+		if _, ok := t.m.places[at]; ok || places[at] || t.m.recorded[e.ID] > 0 || ids[e.ID] {
+			return ErrConflict
+		}
+		places[at], ids[e.ID] = true, true
 	}
 	for _, d := range c.Docs {
 		if t.m.docs[d.Key].Version != d.Was {
@@ -112,7 +132,7 @@ func (t *memoryTx) Write(_ context.Context, c Changes) error {
 		}
 	}
 	for _, b := range c.Barriers {
-		if _, ok := t.m.barriers[b.BarrierKey]; ok != b.Known {
+		if was, ok := t.m.barriers[b.BarrierKey]; ok != b.Known || ok && was.State != Done {
 			return ErrConflict
 		}
 	}
@@ -122,8 +142,10 @@ func (t *memoryTx) Write(_ context.Context, c Changes) error {
 
 func (t *memoryTx) Commit() error {
 	m, c := t.m, t.changes
-	m.log = append(m.log, c.Events...)
 	for _, e := range c.Events {
+		m.log = append(m.log, e)
+		m.places[place{e.Stream, e.Version}] = struct{}{}
+		m.recorded[e.ID] = int64(len(m.log))
 		m.outbox[e.ID] = Timer{Record: e}
 	}
 	for _, claim := range c.Claims {
@@ -133,10 +155,15 @@ func (t *memoryTx) Commit() error {
 		m.docs[d.Key] = d
 	}
 	for _, b := range c.Barriers {
+		if b.Fact != nil {
+			b.Position = m.recorded[b.Fact.ID]
+		}
 		m.barriers[b.BarrierKey] = b
 	}
 	for _, timer := range c.Timers {
-		m.outbox[timer.ID] = timer
+		if _, armed := m.outbox[timer.ID]; !armed {
+			m.outbox[timer.ID] = timer
+		}
 	}
 	for _, id := range c.Disarmed {
 		delete(m.outbox, id)

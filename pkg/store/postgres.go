@@ -27,7 +27,7 @@ const (
 	DefaultTimeout = 10 * time.Second
 )
 
-// PostgresConfig is how a Postgres store works. The zero value is usable but for Tables.
+// PostgresConfig is how a Postgres store works. The zero value is usable but for Service and Tables.
 type PostgresConfig struct {
 	// Service is whose store it is: the source of every event in its log.
 	Service string
@@ -58,6 +58,9 @@ type Postgres struct {
 // commits need not be durable (synchronous_commit=off): the removal of published messages goes there, for the worst that
 // its loss can cause is a message that is published again.
 func NewPostgres(db, lazy *sqlx.DB, cfg PostgresConfig) *Postgres {
+	if cfg.Service == "" {
+		panic("store: a Postgres store needs the name of its service")
+	}
 	if cfg.Grace == 0 {
 		cfg.Grace = DefaultGrace
 	}
@@ -242,6 +245,9 @@ func (t *postgresTx) Write(ctx context.Context, c Changes) error {
 		versions[i], schemas[i], hops[i] = e.Version, int64(e.Schema), int64(e.Hops)
 	}
 	for _, timer := range c.Timers {
+		if slices.Contains(c.Disarmed, timer.ID) {
+			continue // the statement that disarms does not see what the same statement arms
+		}
 		kept, err := json.Marshal(keptTimer{timer.Envelope, timer.Body})
 		if err != nil {
 			return fmt.Errorf("encode timer %s: %w", timer.Type, err)
@@ -397,12 +403,17 @@ func (p *Postgres) Attempted(ctx context.Context, attempts []Attempt) error {
 	for _, a := range attempts {
 		_, err := p.lazy.ExecContext(ctx, `INSERT INTO attempt (message_id, step, n, type, saga, error, at, next_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (message_id, step, n) DO NOTHING`,
-			a.Message, a.Step, a.N, a.Type, a.Saga, strings.ToValidUTF8(strings.ReplaceAll(a.Error, "\x00", ""), "?"), a.At, sql.NullTime{Time: a.NextAt, Valid: !a.NextAt.IsZero()})
+			a.Message, printable(a.Step), a.N, printable(a.Type), a.Saga, printable(a.Error), a.At, sql.NullTime{Time: a.NextAt, Valid: !a.NextAt.IsZero()})
 		if err != nil {
 			return trouble(err)
 		}
 	}
 	return nil
+}
+
+// printable is a text that the database can keep, whatever came over the wire.
+func printable(s string) string {
+	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "?")
 }
 
 // Ping tells whether the database answers and has the tables.
@@ -428,8 +439,8 @@ func trouble(err error) error {
 	case errors.As(err, &p) && slices.Contains(conflicts, p.Code):
 		return fmt.Errorf("%w: %s (%s)", ErrConflict, p.Message, p.Constraint)
 	// 57 is operator intervention (shutting down, starting up), 53 is insufficient resources, 08 is the connection, and
-	// 28 and 3D are a database that has not been set up yet.
-	case errors.As(err, &p) && slices.Contains([]string{"57", "53", "08", "28", "3D"}, string(p.Code.Class())):
+	// 28, 3D and 42 are a database, its tables or rights that have not been set up yet: no message is to blame.
+	case errors.As(err, &p) && slices.Contains([]string{"57", "53", "08", "28", "3D", "42"}, string(p.Code.Class())):
 		return fmt.Errorf("%w: %s", ErrUnavailable, p.Message)
 	case errors.As(err, &p):
 		return err
