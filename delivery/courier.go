@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"hotchoc/pkg/flow"
 )
 
 // Courier is the outside party that brings the drinks to the customer.
@@ -183,7 +185,7 @@ func (c *HTTPCourier) call(ctx context.Context, method, path, key, verb string, 
 	}
 	res, err := c.client.Do(req)
 	if err != nil {
-		return reply, err // says method, URL and why
+		return reply, flow.Away(err) // it says method, URL and why
 	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxReply+1)) // to its end, so that the connection can be used again

@@ -27,5 +27,5 @@ func (c *Config) Validate() error {
 
 // Run runs the service until ctx is done.
 func Run(ctx context.Context, cfg Config) error {
-	return host.Run(ctx, cfg.Config, host.Service{Flow: Flow(NewCourier(cfg.CourierURL)), Routes: routes})
+	return host.Run(ctx, cfg.Config, host.Service{Flow: Flow(NewCourier(cfg.CourierURL)), Routes: routes, Outside: host.Reachable(cfg.CourierURL)})
 }

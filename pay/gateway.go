@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"hotchoc/pkg/contract/shopv1"
+	"hotchoc/pkg/flow"
 )
 
 // Gateway is the outside party that takes and gives back money.
@@ -147,7 +148,7 @@ func (g *HTTPGateway) call(ctx context.Context, method, key, verb string, body [
 	}
 	res, err := g.client.Do(req)
 	if err != nil {
-		return reply, err // says method, URL and why
+		return reply, flow.Away(err) // it says method, URL and why
 	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxReply+1)) // to its end, so that the connection can be used again

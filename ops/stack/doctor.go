@@ -71,7 +71,11 @@ func (s *Stack) doctorServers(ctx context.Context) []Finding {
 	}
 	management := s.cfg.ManagementURL
 	if s.cfg.AMQPURL != "" && management == "" {
-		management, _ = managementOf(s.cfg.AMQPURL)
+		guess, err := managementOf(s.cfg.AMQPURL)
+		if err != nil {
+			return []Finding{{What: "RabbitMQ", Is: err.Error()}}
+		}
+		management = guess
 	}
 	return []Finding{
 		check("RabbitMQ", management, "rabbitmq-server", pingRabbit, func() (string, error) {

@@ -259,7 +259,10 @@ func (s *Stack) startServers(ctx context.Context) error {
 				}
 				ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 				defer cancel()
-				return "elsewhere", ping(ctx, elsewhere)
+				if err := ping(ctx, elsewhere); err != nil {
+					return "", fmt.Errorf("%s elsewhere: %w", name, err)
+				}
+				return "elsewhere", nil
 			})
 		})
 	}

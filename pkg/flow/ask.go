@@ -4,8 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
+
+	"hotchoc/pkg/crash"
 )
+
+// ErrAway marks the error of a call that did not reach the outside at all: nothing was asked. It is nobody's failed attempt;
+// the service stops consuming until the outside is back.
+var ErrAway = errors.New("the outside is away")
+
+// Away marks err with ErrAway if no connection could be made; any other error comes back as it is. For the clients of the
+// outside.
+func Away(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		return fmt.Errorf("%w: %w", ErrAway, err)
+	}
+	return err
+}
 
 // answer is what the outside said to a step.
 type answer struct {
@@ -74,5 +91,8 @@ func (s *step) outside(ctx context.Context, f func(context.Context, Call) (any, 
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
-	return f(ctx, s.call(m))
+	crash.At("ask.before", m.Type)
+	value, err = f(ctx, s.call(m))
+	crash.At("ask.after", m.Type)
+	return value, err
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"hotchoc/pkg/contract"
+	"hotchoc/pkg/crash"
 	"hotchoc/pkg/event"
 	"hotchoc/pkg/store"
 )
@@ -127,6 +128,7 @@ func (d *Door) commit(ctx context.Context, batch []Message, verdicts []Verdict) 
 		if err := t.read(ctx, tx); err != nil {
 			return err
 		}
+		crashAt("door.read", batch)
 		if t.decide(batch, verdicts) {
 			break
 		}
@@ -138,10 +140,27 @@ func (d *Door) commit(ctx context.Context, batch []Message, verdicts []Verdict) 
 	if err != nil {
 		return err
 	}
+	crashAt("door.decided", batch)
 	if err := tx.Write(ctx, changes); err != nil {
 		return err
 	}
-	return tx.Commit()
+	crashAt("door.written", batch)
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	crashAt("door.committed", batch)
+	return nil
+}
+
+// crashAt is a point where tests let the process die, with the types of the messages at hand.
+func crashAt(point string, batch []Message) {
+	if crash.On {
+		types := make([]string, len(batch))
+		for i, m := range batch {
+			types[i] = m.Type
+		}
+		crash.At(point, types...)
+	}
 }
 
 // Accept makes a message of what came over the wire, or says why it is poison: nobody should have sent it here.

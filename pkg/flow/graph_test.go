@@ -21,7 +21,9 @@ import (
 // shop is a shop of the shape of the real one, in which nobody decides anything. (The real one is verified in ops/shop.)
 func shop() flow.Graph {
 	type none struct{}
-	stream := func(category string) *flow.Stream[none] { return flow.NewStream(category, func(*none, proto.Message) {}) }
+	stream := func(category string) *flow.Stream[none] {
+		return flow.NewStream(category, func(*none, proto.Message) {})
+	}
 	items := []proto.Message{&menuv1.ItemAdded{}, &menuv1.ItemEdited{}, &menuv1.ItemRetired{}}
 	fold := func(*none, proto.Message, event.Envelope) {}
 	const why = "a reason"

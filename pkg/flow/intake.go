@@ -175,7 +175,7 @@ func (in *Intake) Do(ctx context.Context, m Message) Verdict {
 type Fate struct {
 	// Ack: it is done with.
 	Ack bool
-	// Requeue: the store is away; it must come again, and no further ones until the store is back.
+	// Requeue: the store or the outside is away; it must come again, and no further ones until they are back.
 	Requeue bool
 	// RetryAfter: it is tried again after this delay, one of Rungs.
 	RetryAfter time.Duration
@@ -191,7 +191,7 @@ func (f *Flow) Fate(m Message, v Verdict) Fate {
 	switch {
 	case v.Err == nil:
 		return Fate{Ack: true}
-	case errors.Is(v.Err, store.ErrUnavailable):
+	case errors.Is(v.Err, store.ErrUnavailable), errors.Is(v.Err, ErrAway):
 		return Fate{Requeue: true}
 	case errors.Is(v.Err, ErrPoison) || len(steps) == 0 && m.Attempt >= Forward.Attempts:
 		return Fate{Dead: v.Err.Error()}

@@ -255,3 +255,17 @@ func state[S any](t *testing.T, m *store.Memory, f *flow.Flow, stream string) (s
 	}
 	return s
 }
+
+// asking is a charge for which somebody outside has to be asked.
+func asking(payments *flow.Stream[payment], ask func(context.Context) error) flow.Part {
+	return flow.Ask("charge", payments,
+		func(ctx context.Context, _ flow.Call, _ *orderv1.OrderPlaced) (struct{}, error) {
+			return struct{}{}, ask(ctx)
+		},
+		func(_ *payment, p *orderv1.OrderPlaced, _ struct{}) flow.Outcome { return flow.Emit(captured(p)) }).Emits(&payv1.PaymentCaptured{})
+}
+
+// listening is a step that hears failures and does nothing about them.
+func listening(payments *flow.Stream[payment]) flow.Part {
+	return flow.On("listen", payments, nothing[payment, *makev1.MakeFailed])
+}

@@ -31,6 +31,9 @@ type Service struct {
 	Flow *flow.Flow
 	// Routes adds the service's own HTTP routes.
 	Routes func(*web.Server, Runtime)
+	// Outside, if not nil, tells whether the outside that the service asks can be reached. While it cannot, nothing is
+	// consumed: see flow.ErrAway.
+	Outside func(context.Context) error
 	// Start, if not nil, runs once the database is there and before the service is ready: to fill an empty one, say.
 	Start func(context.Context, Runtime) error
 	// Committed, if not nil, is told what each commit wrote to the log. It must not block.
@@ -121,6 +124,9 @@ func Run(ctx context.Context, cfg Config, s Service) error {
 				return err
 			}
 			started = true
+		}
+		if s.Outside != nil {
+			return s.Outside(ctx)
 		}
 		return nil
 	}
@@ -262,4 +268,24 @@ func (m *metrics) settled(_ flow.Message, fate flow.Fate) {
 		name = "dead"
 	}
 	m.fates.WithLabelValues(name).Inc()
+}
+
+// Reachable is an Outside that asks base/livez.
+func Reachable(base string) func(context.Context) error {
+	client := &http.Client{Timeout: 2 * time.Second}
+	return func(ctx context.Context) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/livez", nil)
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s/livez says %s", base, resp.Status)
+		}
+		return nil
+	}
 }

@@ -14,6 +14,8 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
+
+	"hotchoc/pkg/crash"
 )
 
 // Defaults of Config.
@@ -88,6 +90,7 @@ func (s *supervisor) keep(ctx context.Context, session func(context.Context, *am
 			return
 		}
 		failures++
+		crash.At("connect.again", s.what)
 		wait := s.backoff(failures)
 		s.log.Warn("no broker", zap.String("for", s.what), zap.Error(err), zap.Duration("again_in", wait))
 		select {

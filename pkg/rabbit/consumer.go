@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"hotchoc/pkg/crash"
 	"hotchoc/pkg/flow"
 	"hotchoc/pkg/store"
 )
@@ -48,8 +50,8 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return nil
 }
 
-// errStoreAway ends a session: everything that was not acked goes back to the queue.
-var errStoreAway = errors.New("the database is away: stopped consuming")
+// errAwayBehind (the database or the outside) ends a session: everything that was not acked goes back to the queue.
+var errAwayBehind = errors.New("what is behind this service is away: stopped consuming")
 
 // verdict is a delivery that can be settled.
 type verdict struct {
@@ -57,6 +59,7 @@ type verdict struct {
 	message  flow.Message
 	fate     flow.Fate
 	err      error
+	held     bool // has waited its jitter
 }
 
 // work is one session. Nothing of it outlives the channel, so a late ack cannot reach another channel's message.
@@ -72,7 +75,7 @@ type work struct {
 
 func (c *Consumer) serve(ctx context.Context, conn *amqp.Connection) error {
 	if err := c.back(ctx); err != nil {
-		return fmt.Errorf("%w: %v", errStoreAway, err)
+		return fmt.Errorf("%w: %v", errAwayBehind, err)
 	}
 	if !c.publisher.Ready() {
 		return errors.New("the publishing connection is not there yet")
@@ -172,24 +175,30 @@ func (w *work) take(ctx context.Context, d amqp.Delivery) {
 	}
 	if err != nil {
 		m.Envelope = r.Envelope
-		give(verdict{d, m, flow.Fate{Dead: err.Error()}, err})
+		give(verdict{delivery: d, message: m, fate: flow.Fate{Dead: err.Error()}, err: err})
 		return
 	}
 	m.Attempt = attempt
-	w.intake.Take(ctx, m, func(v flow.Verdict) { give(verdict{d, m, w.flow.Fate(m, v), v.Err}) })
+	w.intake.Take(ctx, m, func(v flow.Verdict) { give(verdict{delivery: d, message: m, fate: w.flow.Fate(m, v), err: v.Err}) })
 }
 
 // settle carries out the fates of a verdict and of all that wait behind it, with as few acks as possible.
 func (w *work) settle(v verdict) error {
 	var done []uint64
+	var types []string // of what is done, for tests
 	for more := true; more; {
 		switch fate := v.fate; {
 		case fate.Ack:
 			done = append(done, v.delivery.DeliveryTag)
+			if crash.On {
+				types = append(types, v.delivery.Type)
+			}
 			w.Consumer.settled(v.message, fate)
 		case fate.Requeue:
 			w.Consumer.settled(v.message, fate)
-			return fmt.Errorf("%w: %v", errStoreAway, v.err)
+			return fmt.Errorf("%w: %v", errAwayBehind, v.err)
+		case fate.RetryAfter > 0 && !v.held:
+			w.hold(v)
 		default:
 			w.republish(v)
 			w.Consumer.settled(v.message, fate)
@@ -200,7 +209,16 @@ func (w *work) settle(v verdict) error {
 			more = false
 		}
 	}
-	return w.ack(done)
+	if len(done) > 0 {
+		crash.At("consume.settled", types...)
+	}
+	if err := w.ack(done); err != nil {
+		return err
+	}
+	if len(done) > 0 {
+		crash.At("consume.acked", types...)
+	}
+	return nil
 }
 
 // ack acks the tags: one frame for all up to the first that is still in work, one for each above. A tag may be acked
@@ -236,6 +254,21 @@ func (w *work) ack(tags []uint64) error {
 	return nil
 }
 
+// jitterMax bounds how long a message is held before it goes to its wait queue.
+const jitterMax = 5 * time.Second
+
+// hold keeps a message for a random part of its delay before it goes to the wait queue, whose own delay is fixed: what
+// failed together does not come back together. It stays unacked meanwhile; a crash lets it come again sooner.
+func (w *work) hold(v verdict) {
+	v.held = true
+	time.AfterFunc(rand.N(min(v.fate.RetryAfter/2, jitterMax)), func() {
+		select {
+		case w.verdicts <- v:
+		case <-w.over:
+		}
+	})
+}
+
 // republish sends a message to a wait queue or to the dead letters; the delivery is acked when that is confirmed.
 func (w *work) republish(v verdict) {
 	m := again(v.delivery, w.cfg.Service)
@@ -260,6 +293,7 @@ func (w *work) republish(v verdict) {
 		w.log.Warn("the attempt is not in the ledger", zap.Error(err))
 	}
 	w.publisher.send(context.Background(), RetryExchange(w.cfg.Service), key, m, func(err error) {
+		crash.At("retry.confirmed", v.delivery.Type)
 		back := verdict{delivery: v.delivery, message: v.message, fate: flow.Fate{Ack: true}}
 		if err != nil {
 			// It cannot be moved: it stays where it is, and the session ends so that it comes again.

@@ -9,6 +9,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"hotchoc/pkg/crash"
 	"hotchoc/pkg/event"
 )
 
@@ -91,27 +92,32 @@ func (p *Publisher) serve(ctx context.Context, conn *amqp.Connection) error {
 
 // confirm tells each message, in order, what became of it.
 func (s *session) confirm() {
-	returned := map[string]amqp.Return{}
+	// A message can be under way twice, by the fast path and by the sweeper: each of its returns stands for one of them.
+	returned := map[string][]amqp.Return{}
 	settle := func(o outstanding) {
 		<-o.confirm.Done()
 		for drained := false; !drained; {
 			select {
 			case r, ok := <-s.returns:
 				if ok {
-					returned[r.MessageId] = r
+					returned[r.MessageId] = append(returned[r.MessageId], r)
 				}
 				drained = !ok
 			default:
 				drained = true
 			}
 		}
-		r, unroutable := returned[o.id]
-		delete(returned, o.id)
+		returns := returned[o.id]
+		if len(returns) > 1 {
+			returned[o.id] = returns[1:]
+		} else {
+			delete(returned, o.id)
+		}
 		switch {
 		case !o.confirm.Acked():
 			o.done(errors.New("rabbit: not confirmed"))
-		case unroutable:
-			o.done(fmt.Errorf("rabbit: no queue is bound to %s for %s: apply the topology", r.Exchange, r.RoutingKey))
+		case len(returns) > 0:
+			o.done(fmt.Errorf("rabbit: no queue is bound to %s for %s: apply the topology", returns[0].Exchange, returns[0].RoutingKey))
 		default:
 			o.done(nil)
 		}
@@ -145,7 +151,7 @@ func (p *Publisher) Publish(ctx context.Context, events []event.Record, done fun
 	}
 }
 
-// send publishes one message; done is called once. It blocks while the window is full.
+// send publishes one message; done is called once. It blocks while the window is full, until ctx is done.
 func (p *Publisher) send(ctx context.Context, exchange, key string, m amqp.Publishing, done func(error)) {
 	p.mu.RLock()
 	s := p.session
@@ -160,6 +166,7 @@ func (p *Publisher) send(ctx context.Context, exchange, key string, m amqp.Publi
 		done(err)
 		return
 	}
+	crash.At("publish.sent", m.Type)
 	// The lock is held until the message is in the window, so that the end of the session finds it there.
 	select {
 	case s.window <- outstanding{m.MessageId, confirm, done}:
@@ -167,5 +174,8 @@ func (p *Publisher) send(ctx context.Context, exchange, key string, m amqp.Publi
 	case <-s.over:
 		p.mu.RUnlock()
 		done(errAway)
+	case <-ctx.Done():
+		p.mu.RUnlock()
+		done(ctx.Err())
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"hotchoc/pkg/crash"
 	"hotchoc/pkg/event"
 	"hotchoc/pkg/store"
 )
@@ -134,6 +135,7 @@ func (r *Relay) publish(ctx context.Context, events []event.Record) {
 	r.mu.Lock()
 	r.open += len(events)
 	r.mu.Unlock()
+	crashAt("relay.publish", events)
 	r.publisher.Publish(ctx, events, r.done)
 }
 
@@ -148,6 +150,7 @@ func (r *Relay) sweep(ctx context.Context) {
 				r.log.Warn("sweep of the outbox", zap.Error(err))
 			}
 			if len(left) > 0 {
+				crashAt("relay.leased", left)
 				r.log.Debug("swept", zap.Int("messages", len(left)))
 				r.publish(ctx, left)
 			}
@@ -201,10 +204,12 @@ func (r *Relay) settle(ctx context.Context) int {
 	r.confirmed, r.failed = nil, nil
 	r.mu.Unlock()
 	if len(confirmed) > 0 {
+		crash.At("relay.confirmed")
 		if err := r.outbox.Published(ctx, confirmed); err != nil {
 			// They are published again when their time is over, and suppressed by the inboxes.
 			r.log.Warn("published messages stay in the outbox for now", zap.Int("messages", len(confirmed)), zap.Error(err))
 		}
+		crash.At("relay.cleared")
 	}
 	if len(failed) > 0 {
 		if err := r.outbox.Release(ctx, failed); err != nil {
@@ -212,4 +217,15 @@ func (r *Relay) settle(ctx context.Context) int {
 		}
 	}
 	return open
+}
+
+// crashAt is a point where tests let the process die, with the types of the events at hand.
+func crashAt(point string, events []event.Record) {
+	if crash.On {
+		types := make([]string, len(events))
+		for i, e := range events {
+			types[i] = e.Type
+		}
+		crash.At(point, types...)
+	}
 }
