@@ -139,6 +139,7 @@ func TestTheFateOfAMessage(t *testing.T) {
 		{"order.placed", 99, flow.Verdict{Events: []event.Record{{}}}, flow.Fate{Ack: true}},
 		{"order.placed", 999, flow.Verdict{Err: errAway}, flow.Fate{Requeue: true}},
 		{"order.completed", 999, flow.Verdict{Err: flow.ErrStopped}, flow.Fate{Requeue: true}},
+		{"order.placed", 999, flow.Verdict{Err: fmt.Errorf("asked: %w", flow.ErrAway)}, flow.Fate{Requeue: true}},
 		{"order.placed", 1, flow.Verdict{Err: fmt.Errorf("%w: smells", flow.ErrPoison)}, flow.Fate{Dead: "poison: smells"}},
 
 		// A step that is not given up: its delays, then the end.

@@ -3,6 +3,10 @@ package flow_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -117,6 +121,28 @@ func TestAnUnknownOutcomeIsNoDecision(t *testing.T) {
 	}
 	b.capture = says("cap_1", nil)
 	handled(t, []flow.Verdict{through(t, s, f, m)}, "payment.captured")
+}
+
+func TestOnlyACallThatWasNeverMadeSaysThatTheOutsideIsAway(t *testing.T) {
+	refused := &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
+	for _, c := range []struct {
+		err  error
+		away bool
+	}{
+		{refused, true},
+		{fmt.Errorf("capture: %w", &url.Error{Op: "Put", URL: "http://gateway", Err: refused}), true},
+		{&net.OpError{Op: "read", Net: "tcp", Err: errors.New("connection reset")}, false}, // it may have been done
+		{context.DeadlineExceeded, false},
+		{io.EOF, false},
+	} {
+		got := flow.Away(c.err)
+		if errors.Is(got, flow.ErrAway) != c.away || !errors.Is(got, c.err) {
+			t.Errorf("%v became %v", c.err, got)
+		}
+	}
+	if flow.Away(nil) != nil {
+		t.Error("no error became one")
+	}
 }
 
 func TestACallHasItsTimeAndDoesNotEndWithTheService(t *testing.T) {

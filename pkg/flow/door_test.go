@@ -531,6 +531,61 @@ func TestATimerIsAMessageToOneself(t *testing.T) {
 	}
 }
 
+func TestATimerThatIsDisarmedInTheBatchThatArmsItIsNotArmed(t *testing.T) {
+	f := clock()
+	s := store.NewMemory()
+	opens := flow.NewCommand("open", event.NewID(), uuid.MustParse(order(1)), "customer:ada", open{})
+	handled(t, process(s, f, opens, heard(t, f, order(1), &deliveryv1.DeliveryDelivered{OrderId: order(1)})), "order.placed", "order.completed")
+	if timers := s.Timers(); len(timers) != 0 {
+		t.Errorf("armed: %+v", timers)
+	}
+}
+
+// bar is a small make service with two steps that one failure undoes.
+func bar() *flow.Flow {
+	drinks, stock := flow.NewStream("drink", func(n *int, _ proto.Message) { *n++ }), flow.NewStream("stock", func(n *int, _ proto.Message) { *n++ })
+	return flow.New("make", drinks, stock,
+		flow.On("reserve", drinks, func(_ *int, m *payv1.PaymentCaptured) flow.Outcome {
+			return flow.Emit(&makev1.StockReserved{Location: "main", OrderId: m.OrderId})
+		}).Emits(&makev1.StockReserved{}),
+		flow.Compensate("release", "reserve", drinks, func(_ *int, m *makev1.StockReserved, _ flow.Failure) flow.Outcome {
+			return flow.Emit(&makev1.StockReleased{Location: "main", OrderId: m.OrderId})
+		}).When(&deliveryv1.DeliveryFailed{}).Emits(&makev1.StockReleased{}),
+		flow.On("brew", drinks, func(_ *int, m *makev1.StockReserved) flow.Outcome {
+			return flow.Emit(&makev1.DrinkMade{OrderId: m.OrderId})
+		}).Emits(&makev1.DrinkMade{}),
+		flow.Compensate("discard", "brew", drinks, func(_ *int, m *makev1.DrinkMade, _ flow.Failure) flow.Outcome {
+			return flow.Emit(&makev1.DrinkDiscarded{OrderId: m.OrderId})
+		}).When(&deliveryv1.DeliveryFailed{}).Emits(&makev1.DrinkDiscarded{}))
+}
+
+func TestWhatWasDoneLastIsUndoneFirst(t *testing.T) {
+	f := bar()
+	pays := paid(t, f, 1, "")
+	reserves := heard(t, f, order(1), &makev1.StockReserved{Location: "main", OrderId: order(1)})
+	fails := heard(t, f, order(1), &deliveryv1.DeliveryFailed{OrderId: order(1)})
+	for _, batches := range [][][]flow.Message{{{pays}, {reserves}, {fails}}, {{pays, reserves}, {fails}}} {
+		s := store.NewMemory()
+		for _, batch := range batches {
+			process(s, f, batch...)
+		}
+		if got := types(s.Log()); !slices.Equal(got, []string{"stock.reserved", "drink.made", "drink.discarded", "stock.released"}) {
+			t.Errorf("in %d batches: %v", len(batches), got)
+		}
+	}
+}
+
+func TestOneFailureUndoesOneAndBarsTheOther(t *testing.T) {
+	f := bar()
+	s := store.NewMemory()
+	verdicts := process(s, f, paid(t, f, 1, ""), heard(t, f, order(1), &deliveryv1.DeliveryFailed{OrderId: order(1)}),
+		heard(t, f, order(1), &makev1.StockReserved{Location: "main", OrderId: order(1)}))
+	handled(t, verdicts, "stock.reserved", "stock.released")
+	if !verdicts[1].Suppressed || !verdicts[2].Suppressed {
+		t.Errorf("got %+v", verdicts)
+	}
+}
+
 var errAway = fmt.Errorf("%w: the cable is out", store.ErrUnavailable)
 
 func TestAStoreThatIsAwayGivesAllVerdicts(t *testing.T) {

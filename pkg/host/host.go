@@ -97,7 +97,7 @@ func Run(ctx context.Context, cfg Config, s Service) error {
 	m := newMetrics()
 	pg := store.NewPostgres(db, lazy, store.PostgresConfig{Service: s.Flow.Service, Tables: s.Flow.Tables()})
 	publisher := rabbit.NewPublisher(cfg.rabbit(s.Flow.Service), log)
-	out := relay.New(pg, publisher, log, relay.Config{Interval: cfg.SweepInterval})
+	out := relay.New(pg, publisher, log, relay.Config{Interval: cfg.SweepInterval, Observed: m.relayed})
 	intake := flow.NewIntake(s.Flow, flow.NewDoor(s.Flow, pg, nil, nil), log, flow.IntakeConfig{
 		BatchMax: cfg.BatchMax, AsksMax: cfg.AsksMax,
 		Committed: func(events []event.Record) {
@@ -136,6 +136,7 @@ func Run(ctx context.Context, cfg Config, s Service) error {
 		"publishing": ready(publisher.Ready),
 		"consuming":  ready(consumer.Ready),
 	}, m.registry, log)
+	attempts(server, rt)
 	s.Routes(server, rt)
 
 	if cfg.PprofAddr != "" {
@@ -222,6 +223,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	messages *prometheus.CounterVec
 	fates    *prometheus.CounterVec
+	relays   *prometheus.CounterVec
 	size     prometheus.Histogram
 	took     prometheus.Histogram
 }
@@ -231,10 +233,11 @@ func newMetrics() *metrics {
 		registry: prometheus.NewRegistry(),
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hotchoc_messages_total", Help: "Messages that went through the door, by type and outcome."}, []string{"type", "outcome"}),
 		fates:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hotchoc_deliveries_total", Help: "Deliveries settled, by fate."}, []string{"fate"}),
+		relays:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "hotchoc_relay_messages_total", Help: "Messages of the outbox, by what happened: confirmed, failed, swept (left behind, or timers)."}, []string{"what"}),
 		size:     prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hotchoc_batch_messages", Help: "Messages per commit.", Buckets: prometheus.ExponentialBuckets(1, 2, 9)}),
 		took:     prometheus.NewHistogram(prometheus.HistogramOpts{Name: "hotchoc_batch_seconds", Help: "Time from the first read of a batch to the end of its commit.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}),
 	}
-	m.registry.MustRegister(m.messages, m.fates, m.size, m.took, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m.messages, m.fates, m.relays, m.size, m.took, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
@@ -255,6 +258,10 @@ func (m *metrics) observe(batch []flow.Message, verdicts []flow.Verdict, took ti
 		}
 		m.messages.WithLabelValues(batch[i].Type, outcome).Inc()
 	}
+}
+
+func (m *metrics) relayed(what string, messages int) {
+	m.relays.WithLabelValues(what).Add(float64(messages))
 }
 
 func (m *metrics) settled(_ flow.Message, fate flow.Fate) {

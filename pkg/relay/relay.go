@@ -38,6 +38,8 @@ type Config struct {
 	// QueueMax is how many commits may wait to be published from memory. Default 256; what comes on top is left to the
 	// sweeper.
 	QueueMax int
+	// Observed, if not nil, is told how many messages were "confirmed", "failed" or "swept", for metrics.
+	Observed func(what string, messages int)
 	// Flush bounds the wait for outstanding confirms at the end. Default 2 s.
 	Flush time.Duration
 }
@@ -81,6 +83,9 @@ func New(outbox store.Outbox, p Publisher, log *zap.Logger, cfg Config) *Relay {
 	}
 	if cfg.Flush == 0 {
 		cfg.Flush = DefaultFlush
+	}
+	if cfg.Observed == nil {
+		cfg.Observed = func(string, int) {}
 	}
 	return &Relay{outbox: outbox, publisher: p, log: log, cfg: cfg, fresh: make(chan []event.Record, cfg.QueueMax), wake: make(chan struct{}, 1)}
 }
@@ -151,6 +156,7 @@ func (r *Relay) sweep(ctx context.Context) {
 			}
 			if len(left) > 0 {
 				crashAt("relay.leased", left)
+				r.cfg.Observed("swept", len(left))
 				r.log.Debug("swept", zap.Int("messages", len(left)))
 				r.publish(ctx, left)
 			}
@@ -203,6 +209,8 @@ func (r *Relay) settle(ctx context.Context) int {
 	open, confirmed, failed := r.open, r.confirmed, r.failed
 	r.confirmed, r.failed = nil, nil
 	r.mu.Unlock()
+	r.cfg.Observed("confirmed", len(confirmed))
+	r.cfg.Observed("failed", len(failed))
 	if len(confirmed) > 0 {
 		crash.At("relay.confirmed")
 		if err := r.outbox.Published(ctx, confirmed); err != nil {
