@@ -1,19 +1,11 @@
 package delivery
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/url"
-	"strings"
-	"time"
 
-	"hotchoc/pkg/flow"
+	"hotchoc/pkg/outside"
 )
 
 // Courier is the outside party that brings the drinks to the customer.
@@ -54,31 +46,12 @@ type HandOver struct {
 }
 
 // HTTPCourier is the [Courier] behind a URL. How long a call may take is up to its context.
-type HTTPCourier struct {
-	url    string
-	client *http.Client
-}
+type HTTPCourier struct{ *outside.Party }
 
-var _ Courier = (*HTTPCourier)(nil)
+var _ Courier = HTTPCourier{}
 
-// NewCourier returns the courier company at a base URL such as "http://localhost:8085".
-func NewCourier(baseURL string) *HTTPCourier {
-	return &HTTPCourier{
-		url: strings.TrimSuffix(baseURL, "/"),
-		client: &http.Client{
-			// Its own connections, kept for the next call. PUT is sent once: repeating it is the caller's decision.
-			Transport: &http.Transport{
-				DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-				MaxIdleConns:        256,
-				MaxIdleConnsPerHost: 256,
-				IdleConnTimeout:     90 * time.Second,
-				TLSHandshakeTimeout: 5 * time.Second,
-				DisableCompression:  true,
-			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}
-}
+// NewCourier returns the courier company at a base URL such as "http://localhost:8090".
+func NewCourier(baseURL string) HTTPCourier { return HTTPCourier{outside.New("courier", baseURL)} }
 
 type dispatchRequest struct {
 	Order   string `json:"order"`
@@ -100,7 +73,7 @@ type courierReply struct {
 }
 
 // Dispatch implements [Courier].
-func (c *HTTPCourier) Dispatch(ctx context.Context, key, order, address string) (Dispatch, error) {
+func (c HTTPCourier) Dispatch(ctx context.Context, key, order, address string) (Dispatch, error) {
 	reply, err := c.call(ctx, http.MethodPut, "/dispatches/", key, "", dispatchRequest{order, address})
 	if err != nil {
 		return Dispatch{}, fmt.Errorf("dispatch %s: %w", key, err)
@@ -117,7 +90,7 @@ func (c *HTTPCourier) Dispatch(ctx context.Context, key, order, address string) 
 }
 
 // HandOver implements [Courier].
-func (c *HTTPCourier) HandOver(ctx context.Context, key, order, address, courier string) (HandOver, error) {
+func (c HTTPCourier) HandOver(ctx context.Context, key, order, address, courier string) (HandOver, error) {
 	reply, err := c.call(ctx, http.MethodPut, "/handovers/", key, "", handOverRequest{order, address, courier})
 	if err != nil {
 		return HandOver{}, fmt.Errorf("hand over %s: %w", key, err)
@@ -134,7 +107,7 @@ func (c *HTTPCourier) HandOver(ctx context.Context, key, order, address, courier
 }
 
 // Void implements [Courier].
-func (c *HTTPCourier) Void(ctx context.Context, key string) error {
+func (c HTTPCourier) Void(ctx context.Context, key string) error {
 	reply, err := c.call(ctx, http.MethodPost, "/dispatches/", key, "/void", nil)
 	if err != nil {
 		return fmt.Errorf("void dispatch %s: %w", key, err)
@@ -146,7 +119,7 @@ func (c *HTTPCourier) Void(ctx context.Context, key string) error {
 }
 
 // VoidHandOver implements [Courier].
-func (c *HTTPCourier) VoidHandOver(ctx context.Context, key string) (HandOver, error) {
+func (c HTTPCourier) VoidHandOver(ctx context.Context, key string) (HandOver, error) {
 	reply, err := c.call(ctx, http.MethodPost, "/handovers/", key, "/void", nil)
 	if err != nil {
 		return HandOver{}, fmt.Errorf("void hand-over %s: %w", key, err)
@@ -160,51 +133,7 @@ func (c *HTTPCourier) VoidHandOver(ctx context.Context, key string) (HandOver, e
 	return HandOver{}, fmt.Errorf("void hand-over %s: the courier's answer makes no sense: %+v", key, reply)
 }
 
-// maxReply is more than the courier company ever says, in bytes.
-const maxReply = 64 << 10
-
-// call asks once; no request means no body. A reply that says what became of the key is no error, whatever its HTTP status.
-func (c *HTTPCourier) call(ctx context.Context, method, path, key, verb string, request any) (courierReply, error) {
-	var reply courierReply
-	if key == "" || key == "." || key == ".." { // no path could carry it
-		return reply, fmt.Errorf("%q is not a key", key)
-	}
-	var body []byte
-	if request != nil {
-		var err error
-		if body, err = json.Marshal(request); err != nil {
-			return reply, err
-		}
-	}
-	req, err := http.NewRequestWithContext(ctx, method, c.url+path+url.PathEscape(key)+verb, bytes.NewReader(body))
-	if err != nil {
-		return reply, err
-	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	res, err := c.client.Do(req)
-	if err != nil {
-		return reply, flow.Away(err) // it says method, URL and why
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(res.Body, maxReply+1)) // to its end, so that the connection can be used again
-	if err == nil && len(text) > maxReply {
-		err = fmt.Errorf("it is longer than %d bytes", maxReply)
-	}
-	if err != nil {
-		return reply, fmt.Errorf("read the courier's answer: %w", err)
-	}
-	switch res.StatusCode {
-	case http.StatusOK, http.StatusConflict:
-		if err := json.Unmarshal(text, &reply); err != nil {
-			return reply, fmt.Errorf("read the courier's answer %s: %w", res.Status, err)
-		}
-		return reply, nil
-	}
-	var problem struct{ Detail string }
-	if json.Unmarshal(text, &problem) != nil || problem.Detail == "" {
-		problem.Detail = "no details"
-	}
-	return reply, errors.New("the courier answered " + res.Status + ": " + problem.Detail)
+func (c HTTPCourier) call(ctx context.Context, method, path, key, verb string, request any) (reply courierReply, err error) {
+	err = c.Call(ctx, method, path, key, verb, request, &reply, http.StatusOK, http.StatusConflict)
+	return reply, err
 }

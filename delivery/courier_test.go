@@ -16,7 +16,7 @@ import (
 
 // theCourier answers as the test says and remembers what it was asked.
 type theCourier struct {
-	*delivery.HTTPCourier
+	delivery.HTTPCourier
 	status      int
 	body        string
 	asked       string // method, path and body of the latest request

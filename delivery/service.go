@@ -27,5 +27,6 @@ func (c *Config) Validate() error {
 
 // Run runs the service until ctx is done.
 func Run(ctx context.Context, cfg Config) error {
-	return host.Run(ctx, cfg.Config, host.Service{Flow: Flow(NewCourier(cfg.CourierURL)), Routes: routes, Outside: host.Reachable(cfg.CourierURL)})
+	courier := NewCourier(cfg.CourierURL)
+	return host.Run(ctx, cfg.Config, host.Service{Flow: Flow(courier), Routes: routes, Outside: courier.Reachable})
 }

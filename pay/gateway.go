@@ -1,20 +1,12 @@
 package pay
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"net/url"
-	"strings"
-	"time"
 
 	"hotchoc/pkg/contract/shopv1"
-	"hotchoc/pkg/flow"
+	"hotchoc/pkg/outside"
 )
 
 // Gateway is the outside party that takes and gives back money.
@@ -50,31 +42,12 @@ type Void struct {
 }
 
 // HTTPGateway is the [Gateway] behind a URL. How long a call may take is up to its context.
-type HTTPGateway struct {
-	url    string
-	client *http.Client
-}
+type HTTPGateway struct{ *outside.Party }
 
-var _ Gateway = (*HTTPGateway)(nil)
+var _ Gateway = HTTPGateway{}
 
-// NewGateway returns the gateway at a base URL such as "http://localhost:8085".
-func NewGateway(baseURL string) *HTTPGateway {
-	return &HTTPGateway{
-		url: strings.TrimSuffix(baseURL, "/"),
-		client: &http.Client{
-			// Its own connections, kept for the next call. PUT is sent once: repeating it is the caller's decision.
-			Transport: &http.Transport{
-				DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-				MaxIdleConns:        256,
-				MaxIdleConnsPerHost: 256,
-				IdleConnTimeout:     90 * time.Second,
-				TLSHandshakeTimeout: 5 * time.Second,
-				DisableCompression:  true,
-			},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}
-}
+// NewGateway returns the gateway at a base URL such as "http://localhost:8090".
+func NewGateway(baseURL string) HTTPGateway { return HTTPGateway{outside.New("gateway", baseURL)} }
 
 type captureRequest struct {
 	Amount   int64  `json:"amount"`
@@ -95,12 +68,8 @@ type gatewayReply struct {
 }
 
 // Capture implements [Gateway].
-func (g *HTTPGateway) Capture(ctx context.Context, key string, order, token string, amount *shopv1.Money) (Capture, error) {
-	body, err := json.Marshal(captureRequest{amount.GetAmount(), amount.GetCurrency(), token, order})
-	if err != nil {
-		return Capture{}, fmt.Errorf("capture %s: %w", key, err)
-	}
-	reply, err := g.call(ctx, http.MethodPut, key, "", body)
+func (g HTTPGateway) Capture(ctx context.Context, key string, order, token string, amount *shopv1.Money) (Capture, error) {
+	reply, err := g.call(ctx, http.MethodPut, key, "", captureRequest{amount.GetAmount(), amount.GetCurrency(), token, order})
 	if err != nil {
 		return Capture{}, fmt.Errorf("capture %s: %w", key, err)
 	}
@@ -116,7 +85,7 @@ func (g *HTTPGateway) Capture(ctx context.Context, key string, order, token stri
 }
 
 // Void implements [Gateway].
-func (g *HTTPGateway) Void(ctx context.Context, key string) (Void, error) {
+func (g HTTPGateway) Void(ctx context.Context, key string) (Void, error) {
 	reply, err := g.call(ctx, http.MethodPost, key, "/void", nil)
 	if err != nil {
 		return Void{}, fmt.Errorf("void capture %s: %w", key, err)
@@ -130,44 +99,7 @@ func (g *HTTPGateway) Void(ctx context.Context, key string) (Void, error) {
 	return Void{}, fmt.Errorf("void capture %s: the gateway's answer makes no sense: %+v", key, reply)
 }
 
-// maxReply is more than the gateway ever says, in bytes.
-const maxReply = 64 << 10
-
-// call asks once. A reply that says what became of the key is no error, whatever its HTTP status.
-func (g *HTTPGateway) call(ctx context.Context, method, key, verb string, body []byte) (gatewayReply, error) {
-	var reply gatewayReply
-	if key == "" || key == "." || key == ".." { // no path could carry it
-		return reply, fmt.Errorf("%q is not a key", key)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, g.url+"/captures/"+url.PathEscape(key)+verb, bytes.NewReader(body))
-	if err != nil {
-		return reply, err
-	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	res, err := g.client.Do(req)
-	if err != nil {
-		return reply, flow.Away(err) // it says method, URL and why
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(res.Body, maxReply+1)) // to its end, so that the connection can be used again
-	if err == nil && len(text) > maxReply {
-		err = fmt.Errorf("it is longer than %d bytes", maxReply)
-	}
-	if err != nil {
-		return reply, fmt.Errorf("read the gateway's answer: %w", err)
-	}
-	switch res.StatusCode {
-	case http.StatusOK, http.StatusPaymentRequired, http.StatusConflict:
-		if err := json.Unmarshal(text, &reply); err != nil {
-			return reply, fmt.Errorf("read the gateway's answer %s: %w", res.Status, err)
-		}
-		return reply, nil
-	}
-	var problem struct{ Detail string }
-	if json.Unmarshal(text, &problem) != nil || problem.Detail == "" {
-		problem.Detail = "no details"
-	}
-	return reply, errors.New("the gateway answered " + res.Status + ": " + problem.Detail)
+func (g HTTPGateway) call(ctx context.Context, method, key, verb string, request any) (reply gatewayReply, err error) {
+	err = g.Call(ctx, method, "/captures/", key, verb, request, &reply, http.StatusOK, http.StatusPaymentRequired, http.StatusConflict)
+	return reply, err
 }

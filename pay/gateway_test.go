@@ -17,7 +17,7 @@ import (
 
 // theGateway answers as the test says and remembers what it was asked.
 type theGateway struct {
-	*pay.HTTPGateway
+	pay.HTTPGateway
 	status      int
 	body        string
 	asked       string // method, path and body of the latest request

@@ -27,5 +27,6 @@ func (c *Config) Validate() error {
 
 // Run runs the service until ctx is done.
 func Run(ctx context.Context, cfg Config) error {
-	return host.Run(ctx, cfg.Config, host.Service{Flow: Flow(NewGateway(cfg.GatewayURL)), Routes: routes, Outside: host.Reachable(cfg.GatewayURL)})
+	gateway := NewGateway(cfg.GatewayURL)
+	return host.Run(ctx, cfg.Config, host.Service{Flow: Flow(gateway), Routes: routes, Outside: gateway.Reachable})
 }

@@ -20,8 +20,6 @@ type file struct {
 	texts   []string // string literals
 }
 
-func (f file) room() string { return filepath.ToSlash(filepath.Dir(f.path)) }
-
 func (f file) in(rooms ...string) bool {
 	return slices.ContainsFunc(rooms, func(r string) bool { return f.path == r || strings.HasPrefix(f.path, r+"/") })
 }

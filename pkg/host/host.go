@@ -276,23 +276,3 @@ func (m *metrics) settled(_ flow.Message, fate flow.Fate) {
 	}
 	m.fates.WithLabelValues(name).Inc()
 }
-
-// Reachable is an Outside that asks base/livez.
-func Reachable(base string) func(context.Context) error {
-	client := &http.Client{Timeout: 2 * time.Second}
-	return func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/livez", nil)
-		if err != nil {
-			return err
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s/livez says %s", base, resp.Status)
-		}
-		return nil
-	}
-}

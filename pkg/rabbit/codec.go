@@ -13,8 +13,15 @@ import (
 	"hotchoc/pkg/event"
 )
 
-// BodyMax is how large a message may be, in bytes; a larger one is poison.
-const BodyMax = 256 << 10
+// How large a message may be, in bytes; a larger one is poison. Headers must fit into one frame of the connection, also
+// when the message is published again with some more.
+const (
+	BodyMax    = 256 << 10
+	HeadersMax = 16 << 10
+)
+
+// shortMax is how long a text may be that goes into a header or a log and has no limit of its own.
+const shortMax = 1000
 
 // Headers of ours. The others begin with cloudEvents_, as the AMQP binding of CloudEvents spells them, written for AMQP
 // 1.0 and used here by analogy: https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/amqp-protocol-binding.md
@@ -125,6 +132,9 @@ func record(d amqp.Delivery, retry string) (event.Record, int, error) {
 	if d.Exchange != retry && d.UserId != d.AppId {
 		bad("it says it is from %q, but the user %q published it", d.AppId, d.UserId)
 	}
+	if n := size(d.Headers); n > HeadersMax {
+		bad("the headers have %d bytes, more than %d", n, HeadersMax)
+	}
 	if len(d.Body) > BodyMax {
 		bad("the body has %d bytes, more than %d", len(d.Body), BodyMax)
 	}
@@ -138,8 +148,10 @@ func record(d amqp.Delivery, retry string) (event.Record, int, error) {
 // wrote on it, with who had it first.
 func again(d amqp.Delivery, user string) amqp.Publishing {
 	headers := amqp.Table{}
+	large := size(d.Headers) > HeadersMax
 	for k, v := range d.Headers {
-		if len(k) < 2 || k[:2] != "x-" {
+		// Of headers that are too large only those remain that tell what the message was.
+		if !strings.HasPrefix(k, "x-") && (!large || strings.HasPrefix(k, "cloudEvents_") && size(v) <= shortMax) {
 			headers[k] = v
 		}
 	}
@@ -151,4 +163,33 @@ func again(d amqp.Delivery, user string) amqp.Publishing {
 		MessageId: d.MessageId, Type: d.Type, CorrelationId: d.CorrelationId, AppId: d.AppId, Timestamp: d.Timestamp,
 		UserId: user, Headers: headers, Body: d.Body,
 	}
+}
+
+// size is how much room a header takes, or a table of them.
+func size(header any) (n int) {
+	switch h := header.(type) {
+	case string:
+		return len(h)
+	case []byte:
+		return len(h)
+	case []any:
+		for _, v := range h {
+			n += 8 + size(v)
+		}
+		return n
+	case amqp.Table:
+		for k, v := range h {
+			n += 8 + len(k) + size(v)
+		}
+		return n
+	}
+	return 8
+}
+
+// short is the beginning of a text.
+func short(text string) string {
+	if len(text) <= shortMax {
+		return text
+	}
+	return strings.ToValidUTF8(text[:shortMax], "") + "…"
 }

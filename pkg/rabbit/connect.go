@@ -28,6 +28,15 @@ const (
 	DefaultStopTimeout = 10 * time.Second
 )
 
+const (
+	// closeTimeout bounds the wait for the broker's answer when a connection is closed.
+	closeTimeout = time.Second
+
+	// setbackMax bounds the wait after a setback, and a session that lasted for setbackOver was none. See keep.
+	setbackMax  = 30 * time.Second
+	setbackOver = 10 * time.Second
+)
+
 // Config is how a service talks to the broker. The zero value is usable but for URLs and Service.
 type Config struct {
 	// URLs are the brokers, amqp:// or amqps://; tried in turn.
@@ -78,20 +87,32 @@ type supervisor struct {
 	tries int
 }
 
-// keep runs sessions until ctx is done.
+// keep runs sessions until ctx is done. A session that the store ends soon after it began is a setback: each counts, in
+// the broker, against every message that had been handed over, and some hundred would turn all of them into dead letters
+// (a full disk looks well until something is written). So setbacks in a row come less and less often.
 func (s *supervisor) keep(ctx context.Context, session func(context.Context, *amqp.Connection) error) {
-	failures := 0
+	failures, setbacks := 0, 0
 	for ctx.Err() == nil {
+		began := time.Now()
 		err := s.once(ctx, session)
-		if s.ready.Swap(false) {
-			failures = 0
-		}
+		served := s.ready.Swap(false)
 		if ctx.Err() != nil {
 			return
+		}
+		if served {
+			failures = 0
 		}
 		failures++
 		crash.At("connect.again", s.what)
 		wait := s.backoff(failures)
+		switch {
+		case served && errors.Is(err, errAwayBehind) && time.Since(began) < setbackOver:
+			setbacks++
+			ceiling := min(50*time.Millisecond<<min(setbacks, 10), setbackMax)
+			wait = ceiling/2 + rand.N(ceiling/2)
+		case served:
+			setbacks = 0
+		}
 		s.log.Warn("no broker", zap.String("for", s.what), zap.Error(err), zap.Duration("again_in", wait))
 		select {
 		case <-time.After(wait):
@@ -120,7 +141,7 @@ func (s *supervisor) once(ctx context.Context, session func(context.Context, *am
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", redacted(target), err)
 	}
-	defer func() { _ = conn.CloseDeadline(time.Now().Add(time.Second)) }()
+	defer func() { _ = conn.CloseDeadline(time.Now().Add(closeTimeout)) }()
 	return session(ctx, conn)
 }
 

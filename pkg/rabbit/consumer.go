@@ -60,11 +60,13 @@ type verdict struct {
 	fate     flow.Fate
 	err      error
 	held     bool // has waited its jitter
+	moved    bool // is published again: what is left is to ack it, or not
 }
 
 // work is one session. Nothing of it outlives the channel, so a late ack cannot reach another channel's message.
 type work struct {
 	*Consumer
+	patient  context.Context // done when a stop has waited long enough
 	channel  *amqp.Channel
 	verdicts chan verdict // room for every unacked delivery: settling never blocks the intake
 	over     chan struct{}
@@ -99,6 +101,10 @@ func (c *Consumer) serve(ctx context.Context, conn *amqp.Connection) error {
 		Consumer: c, channel: channel, over: make(chan struct{}),
 		verdicts: make(chan verdict, 2*c.cfg.Prefetch), open: map[uint64]struct{}{}, late: map[uint64]struct{}{},
 	}
+	patient, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(c.cfg.StopTimeout, giveUp) })()
+	w.patient = patient
 	defer close(w.over)
 	c.ready.Store(true)
 	c.log.Info("consuming", zap.String("queue", queue), zap.String("broker", conn.RemoteAddr().String()))
@@ -111,15 +117,17 @@ func (w *work) loop(ctx context.Context, deliveries <-chan amqp.Delivery) error 
 	taken := make(chan amqp.Delivery, w.cfg.Prefetch)
 	// Not ended by ctx: what was handed over before the end is still worked on.
 	take, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
 	pumped := make(chan struct{})
 	go func() {
 		defer close(pumped)
 		for d := range taken {
-			w.take(take, d)
+			if take.Err() == nil {
+				w.take(take, d)
+			}
 		}
 	}()
-	defer func() { close(taken); <-pumped }()
+	// With the session ends what has not been begun: the queue has it back.
+	defer func() { stop(); close(taken); <-pumped }()
 
 	stopping := ctx.Done()
 	var deadline <-chan time.Time
@@ -193,7 +201,9 @@ func (w *work) settle(v verdict) error {
 			if crash.On {
 				types = append(types, v.delivery.Type)
 			}
-			w.Consumer.settled(v.message, fate)
+			if !v.moved {
+				w.Consumer.settled(v.message, fate)
+			}
 		case fate.Requeue:
 			w.Consumer.settled(v.message, fate)
 			return fmt.Errorf("%w: %v", errAwayBehind, v.err)
@@ -276,12 +286,12 @@ func (w *work) republish(v verdict) {
 	now := time.Now()
 	attempt := store.Attempt{Message: v.message.ID, Type: v.message.Type, Step: v.fate.Step, Saga: v.message.Saga, N: max(v.message.Attempt, 1), At: now}
 	if v.err != nil {
-		attempt.Error = v.err.Error()
+		attempt.Error = short(v.err.Error())
 	}
-	fields := []zap.Field{zap.Stringer("saga", v.message.Saga), zap.String("event", v.delivery.Type), zap.String("message", v.delivery.MessageId), zap.Error(v.err)}
+	fields := []zap.Field{zap.Stringer("saga", v.message.Saga), zap.String("event", v.delivery.Type), zap.String("message", v.delivery.MessageId), zap.String("error", attempt.Error)}
 	if v.fate.Dead != "" {
 		key = DeadQueue(w.cfg.Service)
-		m.Headers[headerReason], m.Headers[headerStep], m.Headers[headerDeadAt] = v.fate.Dead, v.fate.Step, now.UTC().Format(time.RFC3339Nano)
+		m.Headers[headerReason], m.Headers[headerStep], m.Headers[headerDeadAt] = short(v.fate.Dead), v.fate.Step, now.UTC().Format(time.RFC3339Nano)
 		w.log.Error("dead letter", fields...)
 	} else {
 		key = rung(v.fate.RetryAfter)
@@ -292,9 +302,9 @@ func (w *work) republish(v verdict) {
 	if err := w.ledger.Attempted(context.Background(), []store.Attempt{attempt}); err != nil {
 		w.log.Warn("the attempt is not in the ledger", zap.Error(err))
 	}
-	w.publisher.send(context.Background(), RetryExchange(w.cfg.Service), key, m, func(err error) {
+	w.publisher.send(w.patient, RetryExchange(w.cfg.Service), key, m, func(err error) {
 		crash.At("retry.confirmed", v.delivery.Type)
-		back := verdict{delivery: v.delivery, message: v.message, fate: flow.Fate{Ack: true}}
+		back := verdict{delivery: v.delivery, message: v.message, fate: flow.Fate{Ack: true}, moved: true}
 		if err != nil {
 			// It cannot be moved: it stays where it is, and the session ends so that it comes again.
 			back.fate, back.err = flow.Fate{Requeue: true}, fmt.Errorf("republish to %s: %w", key, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
@@ -84,7 +85,7 @@ func (p *Publisher) serve(ctx context.Context, conn *amqp.Connection) error {
 	p.mu.Lock()
 	p.session = nil
 	p.mu.Unlock()
-	_ = channel.Close() // resolves what is outstanding
+	_ = conn.CloseDeadline(time.Now().Add(closeTimeout)) // resolves what is outstanding
 	close(s.over)
 	confirms.Wait()
 	return err

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 
 	"hotchoc/pkg/event"
 )
@@ -426,7 +427,7 @@ func (p *Postgres) Ping(ctx context.Context) error {
 
 // conflicts are the errors that mean "somebody else was first": decide again. Deadlocks and serialization failures are
 // the same to us.
-var conflicts = []pq.ErrorCode{"23505", "40001", "40P01"}
+var conflicts = []pqerror.Code{pqerror.UniqueViolation, pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected}
 
 // trouble sorts the errors of the driver: a conflict, an unreachable database, or what the statement itself did wrong.
 func trouble(err error) error {

@@ -53,7 +53,13 @@ func Password(service string) string { return service + "'s secret" }
 // Apply makes the virtual host and what is missing of the topology of flows.
 func (b *Broker) Apply(t testing.TB, flows ...*flow.Flow) {
 	t.Helper()
-	if err := rabbit.Apply(Soon(t), b.ManagementURL, b.Definitions(t, flows...)); err != nil {
+	definitions := b.Definitions(t, flows...)
+	err := rabbit.Apply(Soon(t), b.ManagementURL, definitions)
+	for try := 1; err != nil && strings.Contains(err.Error(), "user_already_exists") && try < 10; try++ {
+		// Another test makes the same users at the same time.
+		err = rabbit.Apply(Soon(t), b.ManagementURL, definitions)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { b.Call(t, http.MethodDelete, "vhosts/"+b.VHost, nil, nil) })
