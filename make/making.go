@@ -1,8 +1,6 @@
 package making
 
 import (
-	"fmt"
-
 	"google.golang.org/protobuf/proto"
 
 	"hotchoc/pkg/contract/makev1"
@@ -161,7 +159,7 @@ func release(b *Bench, reserved *makev1.StockReserved, why string) flow.Outcome 
 
 // discard throws the drinks away when they could not be handed over. The ingredients are gone.
 func discard(_ *Drink, made *makev1.DrinkMade, because flow.Failure) flow.Outcome {
-	return flow.Emit(&makev1.DrinkDiscarded{OrderId: made.OrderId, Lines: made.Lines, Reason: fmt.Sprintf("%s: %s", because.Type, because.Reason)})
+	return flow.Emit(&makev1.DrinkDiscarded{OrderId: made.OrderId, Lines: made.Lines, Reason: because.Reason})
 }
 
 // Recipe is this service's copy of how an item is made. It stays when the item is retired: orders may be on their way.
@@ -183,6 +181,7 @@ func (r *Recipe) copy(fact proto.Message, _ event.Envelope) {
 	case *menuv1.ItemEdited:
 		*r = recipeOf(e.Recipe)
 	case *menuv1.ItemRetired:
+		*r = recipeOf(e.Recipe)
 		r.Retired = true
 	}
 }

@@ -135,7 +135,8 @@ func retire(i *Item, c Retire) flow.Outcome {
 	if !i.exists() {
 		return flow.Refuse(flow.NotFound, "unknown-item", "There is no item %q on the menu.", c.SKU)
 	}
-	return flow.Emit(&menuv1.ItemRetired{Sku: c.SKU})
+	e := i.edited()
+	return flow.Emit(&menuv1.ItemRetired{Sku: c.SKU, Name: e.Name, Price: e.Price, Recipe: e.Recipe})
 }
 
 // Ingredient is what the menu keeps of an ingredient: who needs it, and whether it has run out.

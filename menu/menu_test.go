@@ -154,7 +154,7 @@ func TestStockDoesNotOfferWhatTheStaffDoesNot(t *testing.T) {
 func TestTheStaffRetiresAnItem(t *testing.T) {
 	s := opened(t, describe("classic", "milk"))
 	s.WhenDone("retire", Retire{"classic"})
-	s.Then(&menuv1.ItemRetired{Sku: "classic"})
+	s.Then(&menuv1.ItemRetired{Sku: "classic", Name: "Hot classic", Price: &shopv1.Money{Amount: 450, Currency: "EUR"}, Recipe: []*shopv1.Ingredient{{Name: "milk", Amount: 1}}})
 	if got := flowtest.Doc[Entry](s, "menu_page", "classic"); !got.Retired || got.Available || got.Name == "" || got.Version != 2 {
 		t.Errorf("the page shows %+v", got)
 	}
@@ -276,4 +276,11 @@ func TestTheNewestWordOnAnIngredientCounts(t *testing.T) {
 	if flowtest.Doc[Entry](s, "menu_page", "classic").Available {
 		t.Error("the item is available without milk")
 	}
+}
+func TestTheMilkOfTheOpeningMenuRunsOutAndComesBack(t *testing.T) {
+	s := opened(t, openingMenu...)
+	s.When(depleted("milk"))
+	s.Then(edited(openingMenu[0], "milk"), edited(openingMenu[1], "milk"), edited(openingMenu[5], "milk"), edited(openingMenu[2], "milk"), edited(openingMenu[4], "milk"))
+	s.When(replenished("milk"))
+	s.Then(edited(openingMenu[0]), edited(openingMenu[1]), edited(openingMenu[5]), edited(openingMenu[2]), edited(openingMenu[4]))
 }

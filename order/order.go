@@ -169,7 +169,7 @@ func (i *Item) copy(fact proto.Message, _ event.Envelope) {
 	case *menuv1.ItemEdited:
 		*i = Item{Known: true, Name: e.Name, Price: e.Price.GetAmount(), Currency: e.Price.GetCurrency(), Available: e.Available}
 	case *menuv1.ItemRetired:
-		i.Known, i.Retired, i.Available = true, true, false
+		*i = Item{Known: true, Retired: true, Name: e.Name, Price: e.Price.GetAmount(), Currency: e.Price.GetCurrency()}
 	}
 }
 

@@ -31,7 +31,7 @@ type Status struct {
 	PlacedAt time.Time `json:"placed_at"`
 	Updated  time.Time `json:"updated_at"`
 
-	// Seen are the types of the events that have come.
+	// Seen are the types of the events that have come, sorted.
 	Seen []string `json:"seen"`
 	// Cause is why the order was or will be cancelled, as "event: reason".
 	Cause string `json:"cause,omitempty"`
@@ -60,8 +60,8 @@ type Money struct {
 func moneyOf(m *shopv1.Money) Money { return Money{m.GetAmount(), m.GetCurrency()} }
 
 func (s *Status) fold(fact proto.Message, e event.Envelope) {
-	if !slices.Contains(s.Seen, e.Type) {
-		s.Seen = append(s.Seen, e.Type)
+	if at, found := slices.BinarySearch(s.Seen, e.Type); !found {
+		s.Seen = slices.Insert(s.Seen, at, e.Type)
 	}
 	if e.At.After(s.Updated) {
 		s.Updated = e.At

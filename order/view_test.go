@@ -2,6 +2,7 @@ package order
 
 import (
 	"encoding/json"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -230,5 +231,16 @@ func TestTheHistoryHasAnEntryPerEvent(t *testing.T) {
 	doc, _ := s.Store().Doc(store.Key{Table: "order_status", Key: flowtest.Order})
 	if got := flowtest.Doc[Status](s, "order_status", flowtest.Order); doc.Version != 8 || got.Status != "completed" {
 		t.Errorf("the status is version %d, %q", doc.Version, got.Status)
+	}
+}
+func TestTheStatusDocumentDoesNotTellTheOrderOfArrival(t *testing.T) {
+	events := stories[0].told() // completed
+	var forwards, backwards Status
+	for i := range events {
+		forwards.fold(events[i].fact, events[i].e)
+		backwards.fold(events[len(events)-1-i].fact, events[len(events)-1-i].e)
+	}
+	if !reflect.DeepEqual(forwards, backwards) {
+		t.Errorf("one way\n\t%+v\nthe other\n\t%+v", forwards, backwards)
 	}
 }

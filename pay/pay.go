@@ -80,7 +80,7 @@ func unreachable(p *Payment, placed *orderv1.OrderPlaced, _ any) flow.Outcome {
 func refund(_ *Payment, captured *payv1.PaymentCaptured, because flow.Failure, answer Void) flow.Outcome {
 	return flow.Emit(&payv1.PaymentRefunded{
 		OrderId: captured.OrderId, Amount: captured.Amount, CaptureId: captured.CaptureId,
-		RefundId: answer.RefundID, Reason: because.Type + ": " + because.Reason,
+		RefundId: answer.RefundID, Reason: because.Reason,
 	})
 }
 

@@ -38,7 +38,7 @@ func Example(wireType string) proto.Message {
 		return &menuv1.ItemEdited{Sku: "classic", Name: "Classic hot chocolate", Price: price, Recipe: recipe,
 			Offered: true, Depleted: []string{"milk"}}
 	case "item.retired":
-		return &menuv1.ItemRetired{Sku: "classic"}
+		return &menuv1.ItemRetired{Sku: "classic", Name: "Classic hot chocolate", Price: price, Recipe: recipe}
 
 	case "order.placed":
 		return &orderv1.OrderPlaced{OrderId: orderID, Customer: customer, Lines: lines, Total: total,

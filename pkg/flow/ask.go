@@ -67,7 +67,7 @@ func (s *step) askOutside(ctx context.Context, m Message) (answer, error) {
 	because := errors.New("the retry budget is spent")
 	if !s.spent(m) && s.ask != nil {
 		value, err := s.outside(ctx, s.ask, s.retry.Timeout, m)
-		if err == nil || !s.gives || m.Attempt < s.retry.Attempts {
+		if err == nil || !s.gives || m.Attempt < s.retry.Attempts || errors.Is(err, ErrAway) {
 			return answer{value: value}, err
 		}
 		because = err

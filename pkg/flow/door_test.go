@@ -815,6 +815,45 @@ func TestTheStateIsTheFoldOfTheLog(t *testing.T) {
 	}
 }
 
+func TestAViewIsTheFoldOfItsEvents(t *testing.T) {
+	f := diary()
+	s := store.NewMemory()
+	var records []event.Record
+	arrive := func(version int64, saga string, fact proto.Message) {
+		r := wire(t, saga, fact)
+		r.Version = version
+		m, err := f.Accept(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		records = append(append(records, r), process(s, f, m)[0].Events...)
+	}
+	arrive(1, order(1), &orderv1.OrderPlaced{OrderId: order(1), Customer: "ada"})
+	arrive(1, order(2), &orderv1.OrderPlaced{OrderId: order(2), Customer: "eve", PaymentToken: "fail"})
+	arrive(1, order(3), &orderv1.OrderPlaced{OrderId: order(3), PaymentToken: "nothing"})
+	arrive(3, order(4), &menuv1.ItemEdited{Sku: "a", Name: "three"})
+	arrive(1, order(5), &menuv1.ItemAdded{Sku: "a", Name: "one"})
+	for _, c := range []struct{ table, key string }{
+		{"by_saga", order(1)}, {"by_saga", order(2)}, {"by_saga", order(3)}, {"by_customer", "ada"}, {"by_customer", "everybody"},
+		{"journal", records[0].ID.String()}, {"journal", records[1].ID.String()}, {"copy", "a"},
+	} {
+		folded, err := f.FoldView(c.table, c.key, records)
+		if kept, _ := doc(t, s, c.table, c.key); err != nil || string(folded) != kept {
+			t.Errorf("%s in %s is %s, but its events are %s, %v", c.key, c.table, kept, folded, err)
+		}
+	}
+	if folded, err := f.FoldView("by_customer", "nobody", records); folded != nil || err != nil {
+		t.Errorf("nobody is %s, %v", folded, err)
+	}
+	if _, err := f.FoldView("by_heart", "ada", records); err == nil || !strings.Contains(err.Error(), `has no view "by_heart"`) {
+		t.Errorf("an unknown view: %v", err)
+	}
+	records[0].Body = []byte("[]")
+	if _, err := f.FoldView("by_saga", order(1), records); err == nil || !strings.Contains(err.Error(), "order/"+order(1)+" version 1: order.placed") {
+		t.Errorf("an event that cannot be read: %v", err)
+	}
+}
+
 func TestADocumentThatCannotBeReadIsTheTroubleOfItsMessage(t *testing.T) {
 	f := desk()
 	s := store.NewMemory()

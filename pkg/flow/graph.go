@@ -116,6 +116,11 @@ func (g Graph) Verify() (problems []string) {
 			bad("%s is heard by nobody and is not terminal", e.Type)
 		}
 	}
+	for typ := range heard {
+		if e, ok := contract.Lookup(typ); ok && !written[typ] && !slices.Contains(g.Services, e.Owner) {
+			bad("%s is heard, but nobody writes it", typ)
+		}
+	}
 	for _, s := range g.Steps {
 		if path := g.circle(s, nil); path != nil {
 			bad("events go round in a circle: %s", strings.Join(path, " -> "))

@@ -42,8 +42,33 @@ type Intake struct {
 	cfg  IntakeConfig
 	in   chan pending
 	asks chan struct{}
-	open sync.WaitGroup // what was taken and is not settled
-	done chan struct{}
+
+	mu       sync.Mutex
+	open     int           // what was taken and is not settled
+	stopping bool          // with the last of it comes the end
+	done     chan struct{} // the end: nothing is taken any more
+}
+
+// begin counts a message in; false when it is too late.
+func (in *Intake) begin() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	select {
+	case <-in.done:
+		return false
+	default:
+		in.open++
+		return true
+	}
+}
+
+// end counts a message out.
+func (in *Intake) end() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.open--; in.open == 0 && in.stopping {
+		close(in.done)
+	}
 }
 
 type pending struct {
@@ -72,8 +97,11 @@ var ErrStopped = fmt.Errorf("%w: the service is stopping", store.ErrUnavailable)
 func (in *Intake) Run(ctx context.Context) error {
 	go func() {
 		<-ctx.Done()
-		in.open.Wait()
-		close(in.done)
+		in.mu.Lock()
+		if in.stopping = true; in.open == 0 {
+			close(in.done)
+		}
+		in.mu.Unlock()
 	}()
 	batch := make([]pending, 0, in.cfg.BatchMax)
 	messages := make([]Message, 0, in.cfg.BatchMax)
@@ -114,7 +142,7 @@ func (in *Intake) Run(ctx context.Context) error {
 		for i, p := range batch {
 			in.report(p.message, verdicts[i])
 			p.settle(verdicts[i])
-			in.open.Done()
+			in.end()
 		}
 	}
 }
@@ -122,23 +150,16 @@ func (in *Intake) Run(ctx context.Context) error {
 // Take hands in a message; settle is called once, with its verdict, and must not block. Take itself blocks when a batch
 // is full and the next one too: that is the back pressure.
 func (in *Intake) Take(ctx context.Context, m Message, settle func(Verdict)) {
-	in.open.Add(1)
+	if !in.begin() {
+		settle(Verdict{Err: ErrStopped})
+		return
+	}
 	refuse := func(err error) {
 		settle(Verdict{Err: err})
-		in.open.Done()
-	}
-	select {
-	case <-in.done:
-		refuse(ErrStopped)
-		return
-	default:
+		in.end()
 	}
 	if !in.flow.Asks(m) {
-		select {
-		case in.in <- pending{m, settle}:
-		case <-in.done:
-			refuse(ErrStopped)
-		}
+		in.in <- pending{m, settle} // it is counted, so Run is still there
 		return
 	}
 	select {

@@ -78,6 +78,3 @@ func Refuse(code Code, name, format string, args ...any) Outcome {
 
 // Error implements error.
 func (r *Refusal) Error() string { return r.Name + ": " + r.Detail }
-
-// Facts returns the events of the outcome, for tests of a decision by itself.
-func (o Outcome) Facts() []proto.Message { return o.events }

@@ -137,11 +137,6 @@ func Join[S, M any](collect func(r Reader, m M, e event.Envelope) *S) Source[S] 
 	return sourceFunc[S](func(r Reader, m Message) *S { return collect(r, m.Payload.(M), m.Envelope) })
 }
 
-// JoinSaga is Join for compensations, which have no message of one type.
-func JoinSaga[S any](collect func(r Reader, e event.Envelope) *S) Source[S] {
-	return sourceFunc[S](func(r Reader, m Message) *S { return collect(r, m.Envelope) })
-}
-
 // Fold computes the state of a stream from its facts, which must be in the order of their versions. It is what the
 // document in stream_state must be equal to; nil if the category is not of this flow.
 func (f *Flow) Fold(name string, records []event.Record) (json.RawMessage, error) {

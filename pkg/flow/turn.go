@@ -3,6 +3,7 @@ package flow
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -41,6 +42,7 @@ type turn struct {
 	events   []event.Record
 	timers   []store.Timer
 	disarmed []uuid.UUID
+	split    bool // a timer is both armed and disarmed: that takes two commits
 	touched  bool // by the message at hand
 }
 
@@ -192,7 +194,7 @@ func (t *turn) reset() {
 	for _, b := range t.barriers {
 		b.now = b.read
 	}
-	t.claimed, t.events, t.timers, t.disarmed = nil, nil, nil, nil
+	t.claimed, t.events, t.timers, t.disarmed, t.split = nil, nil, nil, nil, false
 }
 
 // decide plays the whole batch over what was read; false when more must be read first. Messages with an error in their
@@ -213,7 +215,7 @@ func (t *turn) decide(batch []Message, verdicts []Verdict) bool {
 				return err
 			})
 			if len(t.missing) > 0 {
-				return false
+				continue // all is played again; the others say what they need meanwhile
 			}
 			if err != nil {
 				verdicts[i] = Verdict{Err: err}
@@ -224,6 +226,9 @@ func (t *turn) decide(batch []Message, verdicts []Verdict) bool {
 				continue
 			}
 			verdicts[i].Events = t.events[first:len(t.events):len(t.events)]
+		}
+		if len(t.missing) > 0 {
+			return false
 		}
 	}
 	return true
@@ -365,11 +370,17 @@ func (t *turn) apply(s *step, m *Message, o Outcome) error {
 			return fmt.Errorf("emitted %T, which it does not declare", fact)
 		}
 		r, err := t.append(m, e, fact)
-		if err != nil || r == nil {
+		if err != nil {
 			return err
+		}
+		if r == nil {
+			continue // the other events say what they need, too
 		}
 		failed = failed || e.Failure
 		made = append(made, r)
+	}
+	if len(t.missing) > 0 {
+		return nil
 	}
 	if key, guarded := t.barrierKey(s, m); guarded && len(made) > 0 {
 		b := t.barriers[key]
@@ -380,6 +391,7 @@ func (t *turn) apply(s *step, m *Message, o Outcome) error {
 			typ := t.flow.factOf(s)
 			if i := slices.IndexFunc(made, func(r *event.Record) bool { return r.Type == typ }); i >= 0 {
 				b.now.State, b.now.Fact = store.Done, made[i]
+				b.now.Position = 1<<62 + int64(len(t.events)) // after all that is in the log; the store numbers it
 			}
 		}
 	}
@@ -395,9 +407,14 @@ func (t *turn) apply(s *step, m *Message, o Outcome) error {
 		envelope := event.Follow(m.Envelope)
 		envelope.ID, envelope.Type, envelope.Schema = event.DerivedID(m.Saga, timer.name), e.Type, e.Version
 		envelope.Source, envelope.At = t.flow.Service, t.now
+		t.split = t.split || slices.Contains(t.disarmed, envelope.ID)
 		t.timers = append(t.timers, store.Timer{Record: event.Record{Envelope: envelope, Body: body}, DueAt: timer.due})
 	}
 	for _, name := range o.disarm {
+		// In one commit the store would not see the one before the other.
+		if id := event.DerivedID(m.Saga, name); slices.ContainsFunc(t.timers, func(timer store.Timer) bool { return timer.ID == id }) {
+			t.split = true
+		}
 		t.disarmed = append(t.disarmed, event.DerivedID(m.Saga, name))
 	}
 	return nil
@@ -415,22 +432,37 @@ func (t *turn) append(m *Message, e *contract.Event, fact proto.Message) (*event
 	}
 	stream := t.flow.streams[e.Stream]
 	key := store.Key{Table: store.States, Key: name}
-	state := t.load(key, stream.fresh)
+	envelope := event.Follow(m.Envelope)
+	envelope.ID, envelope.Type, envelope.Schema, envelope.Source = t.newID(), e.Type, e.Version, t.flow.Service
+	envelope.Stream, envelope.At = name, t.now
+	t.peek(key)
+	for _, v := range t.flow.folds[e.Type] {
+		t.want(v, fact, envelope)
+	}
 	if len(t.missing) > 0 {
 		return nil, nil
 	}
+	state := t.load(key, stream.fresh)
 	t.touched = true
 	d := t.docs[key]
 	d.version++
-	envelope := event.Follow(m.Envelope)
-	envelope.ID, envelope.Type, envelope.Schema, envelope.Source = t.newID(), e.Type, e.Version, t.flow.Service
-	envelope.Stream, envelope.Version, envelope.At = name, d.version, t.now
+	envelope.Version = d.version
 	stream.evolve(state, fact)
 	t.events = append(t.events, event.Record{Envelope: envelope, Body: body})
 	for _, v := range t.flow.folds[e.Type] {
 		t.fold(v, fact, envelope)
 	}
 	return &t.events[len(t.events)-1], nil
+}
+
+// want notes the documents that a view folds the event into.
+func (t *turn) want(v *view, fact proto.Message, e event.Envelope) {
+	if v.journal {
+		return
+	}
+	for _, k := range v.keysOf(fact, e) {
+		t.peek(store.Key{Table: v.table, Key: k})
+	}
 }
 
 // fold brings a view up to date with one event.
@@ -462,6 +494,9 @@ func (t *turn) idle() bool { return len(t.claimed) == 0 }
 
 // changes is what the turn came to.
 func (t *turn) changes() (store.Changes, error) {
+	if t.split {
+		return store.Changes{}, errors.New("a timer is armed and disarmed in one commit")
+	}
 	c := store.Changes{Claims: t.claimed, Events: t.events, Timers: t.timers, Disarmed: t.disarmed}
 	for key, d := range t.docs {
 		if d.version == d.was {

@@ -104,13 +104,15 @@ func (r *Relay) Committed(events []event.Record) {
 
 // Run publishes until ctx is done, then what is left in the queue, and waits for its confirms.
 func (r *Relay) Run(ctx context.Context) error {
+	// What was taken to be published when ctx is done is still published, for as long as the flush may take.
+	flush, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(r.cfg.Flush, cancel) })()
 	var loops sync.WaitGroup
-	loops.Go(func() { r.fastPath(ctx) })
-	loops.Go(func() { r.sweep(ctx) })
+	loops.Go(func() { r.fastPath(ctx, flush) })
+	loops.Go(func() { r.sweep(ctx, flush) })
 	loops.Go(func() { r.clear(ctx) })
 	loops.Wait()
-	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.Flush)
-	defer cancel()
 	for len(r.fresh) > 0 {
 		r.publish(flush, <-r.fresh)
 	}
@@ -125,11 +127,11 @@ func (r *Relay) Run(ctx context.Context) error {
 }
 
 // fastPath publishes straight from the commit.
-func (r *Relay) fastPath(ctx context.Context) {
+func (r *Relay) fastPath(ctx, flush context.Context) {
 	for {
 		select {
 		case events := <-r.fresh:
-			r.publish(ctx, events)
+			r.publish(flush, events)
 		case <-ctx.Done():
 			return
 		}
@@ -145,7 +147,7 @@ func (r *Relay) publish(ctx context.Context, events []event.Record) {
 }
 
 // sweep is the safety net, and the clock of the timers.
-func (r *Relay) sweep(ctx context.Context) {
+func (r *Relay) sweep(ctx, flush context.Context) {
 	tick := time.NewTicker(r.cfg.Interval)
 	defer tick.Stop()
 	for {
@@ -158,7 +160,7 @@ func (r *Relay) sweep(ctx context.Context) {
 				crashAt("relay.leased", left)
 				r.cfg.Observed("swept", len(left))
 				r.log.Debug("swept", zap.Int("messages", len(left)))
-				r.publish(ctx, left)
+				r.publish(flush, left)
 			}
 			if len(left) == r.cfg.BatchMax {
 				continue

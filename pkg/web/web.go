@@ -182,7 +182,11 @@ func Decode(c echo.Context, v any) ([]byte, error) {
 	if len(body) > BodyMax {
 		return nil, Problemf(http.StatusRequestEntityTooLarge, "body-too-large", "The body has more than %d bytes.", BodyMax)
 	}
-	d := json.NewDecoder(strings.NewReader(string(body)))
+	text := strings.TrimLeft(string(body), " \t\r\n")
+	if text != "" && text[0] != '{' {
+		return nil, Problemf(http.StatusBadRequest, "malformed-json", "The body must be one JSON object as documented: it is not an object.")
+	}
+	d := json.NewDecoder(strings.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
 		return nil, Problemf(http.StatusBadRequest, "malformed-json", "The body must be one JSON object as documented: %s.", explain(err))
@@ -193,16 +197,19 @@ func Decode(c echo.Context, v any) ([]byte, error) {
 	return body, nil
 }
 
+// kinds are the words for what a value is.
+var kinds = map[string]string{"string": "a text", "number": "a number", "bool": "true or false", "array": "a list", "object": "an object"}
+
 // explain says what is wrong with a body in the words of the wire, not of Go.
 func explain(err error) string {
 	var wrong *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &wrong):
-		field := wrong.Field
-		if field == "" {
-			field = "it"
+		kind, number, _ := strings.Cut(wrong.Value, " ")
+		if number != "" {
+			return fmt.Sprintf("%s cannot be the number %s", wrong.Field, number)
 		}
-		return fmt.Sprintf("%s cannot be %s", field, strings.Replace(wrong.Value, "number ", "the number ", 1))
+		return fmt.Sprintf("%s cannot be %s", wrong.Field, kinds[kind])
 	case errors.Is(err, io.EOF):
 		return "it is empty"
 	case errors.Is(err, io.ErrUnexpectedEOF):

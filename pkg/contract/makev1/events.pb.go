@@ -555,14 +555,14 @@ func (x *StockReplenished) GetAvailable() int64 {
 	return 0
 }
 
-// An order could not be served because an ingredient ran out.
+// An ingredient has run out: what is left is not enough for one more cup of what was just ordered.
 type StockDepleted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Where the stock is; always "main".
 	Location string `protobuf:"bytes,1,opt,name=location,proto3" json:"location,omitempty"`
 	// The ingredient's name, lower case.
 	Ingredient string `protobuf:"bytes,2,opt,name=ingredient,proto3" json:"ingredient,omitempty"`
-	// Grams or millilitres left, 0 or more: too little for the order.
+	// Grams or millilitres left, 0 or more: too little for one cup.
 	Available     int64 `protobuf:"varint,3,opt,name=available,proto3" json:"available,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -229,7 +229,13 @@ func (x *ItemEdited) GetDepleted() []string {
 type ItemRetired struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The stock-keeping unit of the item that is gone.
-	Sku           string `protobuf:"bytes,1,opt,name=sku,proto3" json:"sku,omitempty"`
+	Sku string `protobuf:"bytes,1,opt,name=sku,proto3" json:"sku,omitempty"`
+	// Its last name: a copy that hears of the end first still knows what it was.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Its last price of one cup.
+	Price *shopv1.Money `protobuf:"bytes,3,opt,name=price,proto3" json:"price,omitempty"`
+	// Its last recipe: orders for it may still be on their way.
+	Recipe        []*shopv1.Ingredient `protobuf:"bytes,4,rep,name=recipe,proto3" json:"recipe,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -271,6 +277,27 @@ func (x *ItemRetired) GetSku() string {
 	return ""
 }
 
+func (x *ItemRetired) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ItemRetired) GetPrice() *shopv1.Money {
+	if x != nil {
+		return x.Price
+	}
+	return nil
+}
+
+func (x *ItemRetired) GetRecipe() []*shopv1.Ingredient {
+	if x != nil {
+		return x.Recipe
+	}
+	return nil
+}
+
 var File_hotchoc_menu_v1_events_proto protoreflect.FileDescriptor
 
 const file_hotchoc_menu_v1_events_proto_rawDesc = "" +
@@ -295,9 +322,12 @@ const file_hotchoc_menu_v1_events_proto_rawDesc = "" +
 	"\tavailable\x18\x05 \x01(\bR\tavailable\x12\x18\n" +
 	"\aoffered\x18\x06 \x01(\bR\aoffered\x12\x1a\n" +
 	"\bdepleted\x18\a \x03(\tR\bdepleted:&\x8a\xb5\x18\"\n" +
-	"\vitem.edited\x12\x04menu\x18\x01\"\x04item*\x03sku@\x01\"H\n" +
+	"\vitem.edited\x12\x04menu\x18\x01\"\x04item*\x03sku@\x01\"\xbf\x01\n" +
 	"\vItemRetired\x12\x10\n" +
-	"\x03sku\x18\x01 \x01(\tR\x03sku:'\x8a\xb5\x18#\n" +
+	"\x03sku\x18\x01 \x01(\tR\x03sku\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12,\n" +
+	"\x05price\x18\x03 \x01(\v2\x16.hotchoc.shop.v1.MoneyR\x05price\x123\n" +
+	"\x06recipe\x18\x04 \x03(\v2\x1b.hotchoc.shop.v1.IngredientR\x06recipe:'\x8a\xb5\x18#\n" +
 	"\fitem.retired\x12\x04menu\x18\x04\"\x04item*\x03sku@\x01B\x1dZ\x1bhotchoc/pkg/contract/menuv1b\x06proto3"
 
 var (
@@ -325,11 +355,13 @@ var file_hotchoc_menu_v1_events_proto_depIdxs = []int32{
 	4, // 1: hotchoc.menu.v1.ItemAdded.recipe:type_name -> hotchoc.shop.v1.Ingredient
 	3, // 2: hotchoc.menu.v1.ItemEdited.price:type_name -> hotchoc.shop.v1.Money
 	4, // 3: hotchoc.menu.v1.ItemEdited.recipe:type_name -> hotchoc.shop.v1.Ingredient
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	3, // 4: hotchoc.menu.v1.ItemRetired.price:type_name -> hotchoc.shop.v1.Money
+	4, // 5: hotchoc.menu.v1.ItemRetired.recipe:type_name -> hotchoc.shop.v1.Ingredient
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_hotchoc_menu_v1_events_proto_init() }

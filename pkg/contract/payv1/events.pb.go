@@ -121,9 +121,9 @@ type PaymentFailed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The order's UUIDv7.
 	OrderId string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
-	// Whose payment it was, 1 to 64 printable characters.
+	// Whose payment it was, 1 to 64 printable characters; empty if cancelled before the order came.
 	Customer string `protobuf:"bytes,2,opt,name=customer,proto3" json:"customer,omitempty"`
-	// What should have been captured: the order's total.
+	// What should have been captured: the order's total; none if cancelled before the order came.
 	Amount *shopv1.Money `protobuf:"bytes,3,opt,name=amount,proto3" json:"amount,omitempty"`
 	// "declined", "insufficient_funds" or "fraud" (refusals), "unavailable" (no answer) or "cancelled" (not wanted any more).
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
