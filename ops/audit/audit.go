@@ -13,7 +13,6 @@ package audit
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -161,7 +160,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 		cfg.Progress = io.Discard
 	}
 	begin := time.Now()
-	a := &audit{cfg: cfg, rules: newRules(shop.Flows()), found: map[string][]Violation{}, count: map[string]int64{}, rows: map[string]int64{}, skipped: map[string]string{}}
+	a := &audit{cfg: cfg, rules: newRules(shop.Flows()), found: map[string][]Violation{}, stocks: make(chan shelf, 1), count: map[string]int64{}, rows: map[string]int64{}, skipped: map[string]string{}}
 	defer a.close()
 	if err := a.connect(); err != nil {
 		return Report{}, err
@@ -205,6 +204,7 @@ type audit struct {
 	rules     *rules
 	databases []*database
 	atRest    bool
+	stocks    chan shelf // from the walk by stream to the walk by saga, which knows what was sold
 
 	mu      sync.Mutex // guards the rest
 	found   map[string][]Violation
@@ -226,14 +226,17 @@ func (a *audit) look(ctx context.Context, calm *sample) error {
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	stocks := make(chan shelf, 1) // from the walk by stream to the walk by saga, which knows what was sold
 	for _, d := range a.databases {
 		g.Go(func() error {
-			err := a.streams(ctx, d, stocks)
-			return errors.Join(err, a.claims(ctx, d), a.outbox(ctx, d), a.views(ctx, d))
+			for _, walk := range []func(context.Context, *database) error{a.streams, a.claims, a.outbox, a.views} {
+				if err := walk(ctx, d); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	}
-	g.Go(func() error { return a.sagas(ctx, ledger, stocks) })
+	g.Go(func() error { return a.sagas(ctx, ledger) })
 	g.Go(func() error { return a.messages(ctx) })
 	if a.atRest {
 		g.Go(func() error { return a.copies(ctx) })

@@ -275,7 +275,7 @@ func TestBadRequestsAreProblemsThatSayWhatAndWhy(t *testing.T) {
 		says                    string
 	}{
 		{"malformed", "POST", orders, `{"customer":`, 400, "ends in the middle"},
-		{"not an object", "POST", orders, `[]`, 400, "array"},
+		{"not an object", "POST", orders, `[]`, 400, "not an object"},
 		{"empty", "POST", orders, ``, 400, "empty"},
 		{"two objects", "POST", orders, order(line) + `{}`, 400, "one object only"},
 		{"oversized", "POST", orders, `{"customer":"` + strings.Repeat("x", 70_000) + `"}`, 413, "65536"},

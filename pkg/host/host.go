@@ -2,18 +2,21 @@ package host
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	_ "net/http/pprof" // the profiler's handlers, on the default mux
 	"net/url"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/jmoiron/sqlx"
-	_ "github.com/lib/pq" // the driver "postgres"
+	"github.com/lib/pq"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.uber.org/zap"
@@ -83,12 +86,12 @@ func Run(ctx context.Context, cfg Config, s Service) error {
 	if err != nil {
 		return fmt.Errorf("HTTP_ADDR: %w", err)
 	}
-	db, err := open(cfg.DatabaseURL, s.Flow.Service, cfg.PoolMax, "")
+	db, err := open(cfg.DatabaseURL, s.Flow.Service, cfg.PoolMax, "", hangMax)
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	lazy, err := open(cfg.DatabaseURL, s.Flow.Service+" relay", 2, "-c synchronous_commit=off")
+	lazy, err := open(cfg.DatabaseURL, s.Flow.Service+" relay", 2, "-c synchronous_commit=off", hangMax)
 	if err != nil {
 		return err
 	}
@@ -192,8 +195,60 @@ func ready(is func() bool) web.Check {
 	}
 }
 
+// hangMax is how long a database may let a connection wait for an answer before it is given up. No statement takes as
+// long: see store.DefaultTimeout.
+const hangMax = 15 * time.Second
+
+// dialer makes connections that do not wait for ever. The driver has a timeout for the making of a connection only; later
+// it asks the server to cancel what takes too long, and a server that hangs does not do that either.
+type dialer struct{ most time.Duration }
+
+func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if tcp, ok := conn.(*net.TCPConn); ok && err == nil {
+		return &impatient{TCPConn: tcp, most: d.most}, nil
+	}
+	return conn, err
+}
+
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
+func (d dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return d.DialContext(ctx, network, address)
+}
+
+// impatient is a connection on which nothing takes longer than most, unless the driver has set a deadline itself.
+type impatient struct {
+	*net.TCPConn
+	most time.Duration
+	set  atomic.Bool
+}
+
+func (c *impatient) SetDeadline(t time.Time) error {
+	c.set.Store(!t.IsZero())
+	return c.TCPConn.SetDeadline(t)
+}
+
+func (c *impatient) Read(b []byte) (int, error) {
+	if !c.set.Load() {
+		_ = c.SetReadDeadline(time.Now().Add(c.most))
+	}
+	return c.TCPConn.Read(b)
+}
+
+func (c *impatient) Write(b []byte) (int, error) {
+	if !c.set.Load() {
+		_ = c.SetWriteDeadline(time.Now().Add(c.most))
+	}
+	return c.TCPConn.Write(b)
+}
+
 // open makes a pool; nothing is connected yet.
-func open(target, name string, most int, options string) (*sqlx.DB, error) {
+func open(target, name string, most int, options string, hang time.Duration) (*sqlx.DB, error) {
 	u, err := url.Parse(target)
 	if err != nil {
 		return nil, errors.New("DATABASE_URL is malformed")
@@ -208,10 +263,12 @@ func open(target, name string, most int, options string) (*sqlx.DB, error) {
 	set("connect_timeout", "5")
 	set("options", options)
 	u.RawQuery = q.Encode()
-	db, err := sqlx.Open("postgres", u.String())
+	connector, err := pq.NewConnector(u.String())
 	if err != nil {
 		return nil, errors.New("DATABASE_URL is malformed")
 	}
+	connector.Dialer(dialer{hang})
+	db := sqlx.NewDb(sql.OpenDB(connector), "postgres")
 	db.SetMaxOpenConns(most)
 	db.SetMaxIdleConns(most)
 	db.SetConnMaxIdleTime(5 * time.Minute)

@@ -2,6 +2,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -209,7 +210,7 @@ func explain(err error) string {
 		if number != "" {
 			return fmt.Sprintf("%s cannot be the number %s", wrong.Field, number)
 		}
-		return fmt.Sprintf("%s cannot be %s", wrong.Field, kinds[kind])
+		return fmt.Sprintf("%s cannot be %s", wrong.Field, cmp.Or(kinds[kind], kind))
 	case errors.Is(err, io.EOF):
 		return "it is empty"
 	case errors.Is(err, io.ErrUnexpectedEOF):
