@@ -8,7 +8,6 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"hotchoc/pkg/event"
-	"hotchoc/pkg/flow"
 	"hotchoc/pkg/host"
 	"hotchoc/pkg/web"
 )
@@ -40,25 +39,24 @@ func routes(s *web.Server, rt host.Runtime) {
 	})
 
 	s.POST("/stock/:ingredient", func(c echo.Context) error {
-		var body struct {
+		var goods struct {
 			Amount int64 `json:"amount"`
 		}
-		if _, err := web.Decode(c, &body); err != nil {
+		body, err := web.Decode(c, &goods)
+		if err != nil {
 			return err
 		}
 		name := c.Param("ingredient")
 		if !web.Printable(name, nameMax) {
 			return web.Problemf(http.StatusUnprocessableEntity, "invalid-ingredient", "An ingredient's name must have 1 to %d printable characters.", nameMax)
 		}
-		if body.Amount < 1 || body.Amount > amountMax {
-			return web.Problemf(http.StatusUnprocessableEntity, "invalid-amount", "amount must be from 1 to %d grams or millilitres, not %d.", amountMax, body.Amount)
+		if goods.Amount < 1 || goods.Amount > amountMax {
+			return web.Problemf(http.StatusUnprocessableEntity, "invalid-amount", "amount must be from 1 to %d grams or millilitres, not %d.", amountMax, goods.Amount)
 		}
-		id, err := web.MessageID(c, "replenish/"+name)
+		_, err = web.Do(c, rt.Intake, web.Command{
+			Step: "replenish", Scope: name, Saga: event.NewID(), Actor: "staff", Wish: Replenish{name, goods.Amount}, Body: body,
+		})
 		if err != nil {
-			return err
-		}
-		v := rt.Intake.Do(c.Request().Context(), flow.NewCommand("replenish", id, event.NewID(), "staff", Replenish{name, body.Amount}))
-		if err := web.Failed(v); err != nil {
 			return err
 		}
 		stock, version, err := host.State[Stock](c.Request().Context(), rt, "stock/"+location)

@@ -86,30 +86,31 @@ func (r *request) problems() (all []string) {
 }
 
 func (a *api) add(c echo.Context) error {
-	d, err := a.described(c, "")
+	d, body, err := a.described(c, "")
 	if err != nil {
 		return err
 	}
 	c.Response().Header().Set(echo.HeaderLocation, "/menu/"+d.SKU)
-	return a.do(c, "add", d.SKU, Add{d}, http.StatusCreated)
+	return a.do(c, "add", d.SKU, Add{d}, body, http.StatusCreated)
 }
 
 func (a *api) edit(c echo.Context) error {
-	d, err := a.described(c, c.Param("sku"))
+	d, body, err := a.described(c, c.Param("sku"))
 	if err != nil {
 		return err
 	}
-	return a.do(c, "edit", d.SKU, Edit{d}, http.StatusOK)
+	return a.do(c, "edit", d.SKU, Edit{d}, body, http.StatusOK)
 }
 
 func (a *api) retire(c echo.Context) error {
-	return a.do(c, "retire", c.Param("sku"), Retire{c.Param("sku")}, http.StatusOK)
+	return a.do(c, "retire", c.Param("sku"), Retire{c.Param("sku")}, nil, http.StatusOK)
 }
 
-func (a *api) described(c echo.Context, sku string) (Describe, error) {
+func (a *api) described(c echo.Context, sku string) (Describe, []byte, error) {
 	var r request
-	if _, err := web.Decode(c, &r); err != nil {
-		return Describe{}, err
+	body, err := web.Decode(c, &r)
+	if err != nil {
+		return Describe{}, nil, err
 	}
 	if r.SKU == "" {
 		r.SKU = sku
@@ -119,22 +120,18 @@ func (a *api) described(c echo.Context, sku string) (Describe, error) {
 		problems = append(problems, fmt.Sprintf("sku %q is not that of the path, %q", r.SKU, sku))
 	}
 	if len(problems) > 0 {
-		return Describe{}, web.Problemf(http.StatusUnprocessableEntity, "invalid-item", "%s.", strings.Join(problems, "; "))
+		return Describe{}, nil, web.Problemf(http.StatusUnprocessableEntity, "invalid-item", "%s.", strings.Join(problems, "; "))
 	}
 	return Describe{
 		SKU: r.SKU, Name: r.Name, Price: r.Price.Amount, Currency: r.Price.Currency, Recipe: r.Recipe,
 		Offered: r.Offered == nil || *r.Offered,
-	}, nil
+	}, body, nil
 }
 
 // do carries a command out and answers with the item.
-func (a *api) do(c echo.Context, step, sku string, command any, status int) error {
-	id, err := web.MessageID(c, step+"/"+sku)
+func (a *api) do(c echo.Context, step, sku string, command any, body []byte, status int) error {
+	_, err := web.Do(c, a.intake, web.Command{Step: step, Scope: sku, Saga: event.NewID(), Actor: "staff", Wish: command, Body: body})
 	if err != nil {
-		return err
-	}
-	v := a.intake.Do(c.Request().Context(), flow.NewCommand(step, id, event.NewID(), "staff", command))
-	if err := web.Failed(v); err != nil {
 		return err
 	}
 	entry, _, err := a.views.item(c.Request().Context(), sku)

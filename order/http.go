@@ -2,7 +2,6 @@ package order
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -137,24 +136,15 @@ func (a *api) place(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	message, err := web.MessageID(c, "place")
-	if err != nil {
-		return err
-	}
 	id := event.NewID()
-	digest := sha256.Sum256(body)
-	m := flow.NewCommand("place", message, id, "customer:"+r.Customer, r.command(id, time.Now()))
-	m.Digest = digest[:]
-	v := a.intake.Do(c.Request().Context(), m)
-	if err := web.Failed(v); err != nil {
+	v, err := web.Do(c, a.intake, web.Command{
+		Step: "place", Saga: id, Actor: "customer:" + r.Customer, Wish: r.command(id, time.Now()), Body: body,
+	})
+	if err != nil {
 		return err
 	}
 	var page Page
 	if v.Duplicate {
-		if string(v.First.Digest) != string(digest[:]) {
-			return web.Problemf(http.StatusUnprocessableEntity, "idempotency-key-reused",
-				"This Idempotency-Key came before with another body, and made the order %s. Use a new key for a new order.", v.First.Saga)
-		}
 		id = v.First.Saga
 		if page, _, err = a.views.order(c.Request().Context(), id.String()); err != nil {
 			return err
@@ -237,12 +227,10 @@ func (a *api) cancel(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	message, err := web.MessageID(c, "request-cancel/"+page.ID)
+	_, err = web.Do(c, a.intake, web.Command{
+		Step: "request-cancel", Scope: page.ID, Saga: uuid.MustParse(page.ID), Actor: "customer:" + page.Customer, Wish: RequestCancel{page.ID},
+	})
 	if err != nil {
-		return err
-	}
-	m := flow.NewCommand("request-cancel", message, uuid.MustParse(page.ID), "customer:"+page.Customer, RequestCancel{page.ID})
-	if err := web.Failed(a.intake.Do(c.Request().Context(), m)); err != nil {
 		return err
 	}
 	wait, err := preferredWait(c)

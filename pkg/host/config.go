@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -23,10 +24,10 @@ type Config struct {
 	HTTPAddr string `env:"HTTP_ADDR"`
 	// DatabaseURL is the service's own database; or the name of a file that holds the URL.
 	DatabaseURL     string `env:"DATABASE_URL"`
-	DatabaseURLFile string `env:"DATABASE_URL_FILE,file"`
+	DatabaseURLFile string `env:"DATABASE_URL_FILE"`
 	// AMQPURL is the broker, with the service's own user; several, separated by commas, are tried in turn. Or a file.
 	AMQPURL     string `env:"AMQP_URL"`
-	AMQPURLFile string `env:"AMQP_URL_FILE,file"`
+	AMQPURLFile string `env:"AMQP_URL_FILE"`
 	LogLevel    string `env:"LOG_LEVEL" envDefault:"info"`
 	LogFormat   string `env:"LOG_FORMAT" envDefault:"json"`
 	// PprofAddr is where the profiler of net/http/pprof listens; empty: nowhere. For a loopback address only.
@@ -69,8 +70,13 @@ func (c *Config) Validate() error {
 	var problems []error
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	pick := func(name string, value *string, file string) {
+		text, err := read(file)
+		if err != nil {
+			bad("%s_FILE: %v", name, err)
+			return
+		}
 		if *value == "" {
-			*value = strings.TrimSpace(file)
+			*value = text
 		}
 		if *value == "" {
 			bad("%s is not set (nor %s_FILE)", name, name)
@@ -114,6 +120,18 @@ func (c *Config) Validate() error {
 		bad("STOP_TIMEOUT must be from 1s to 10m, not %v", c.StopTimeout)
 	}
 	return errors.Join(problems...)
+}
+
+// read reads a secret from a file, if there is one. The error does not repeat what may be the secret itself.
+func read(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	if strings.Contains(file, "://") {
+		return "", errors.New("it must be the name of a file that holds the URL, not the URL")
+	}
+	text, err := os.ReadFile(file)
+	return strings.TrimSpace(string(text)), err
 }
 
 // AMQPURLs are the brokers.

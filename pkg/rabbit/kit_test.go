@@ -27,6 +27,8 @@ import (
 	"hotchoc/pkg/store"
 )
 
+func TestMain(m *testing.M) { servers.Main(m) }
+
 // payment is the state of a payment.
 type payment struct{ Captured int }
 

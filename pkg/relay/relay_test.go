@@ -18,6 +18,8 @@ import (
 	"hotchoc/pkg/store"
 )
 
+func TestMain(m *testing.M) { servers.Main(m) }
+
 // happened is an event as the door makes it.
 func happened(stream string, version int64) event.Record {
 	return event.Record{Body: []byte(`{"order_id":"1"}`), Envelope: event.Envelope{

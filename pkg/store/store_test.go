@@ -18,6 +18,8 @@ import (
 	"hotchoc/pkg/store"
 )
 
+func TestMain(m *testing.M) { servers.Main(m) }
+
 // full is all that a store can do.
 type full interface {
 	store.Store

@@ -2,8 +2,10 @@
 package web
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -121,8 +123,41 @@ var statusOf = map[flow.Code]int{
 	flow.Invalid: http.StatusUnprocessableEntity, flow.NotFound: http.StatusNotFound, flow.Conflict: http.StatusConflict,
 }
 
-// Failed is the error of a verdict, for handlers to return: a refusal is the client's, trouble is ours. nil when the
-// command was carried out, now or before.
+// Command is a person's wish, as a request has brought it.
+type Command struct {
+	// Step is the Command step of the flow; Scope tells requests with the same Idempotency-Key apart that are not about
+	// the same thing.
+	Step, Scope string
+	Saga        uuid.UUID
+	Actor       string
+	Wish        any
+	// Body is what the request said, for telling a repetition from a new wish with an old key.
+	Body []byte
+}
+
+// Do carries a command out and waits for its verdict: handled now, or a Duplicate of a request that had been handled
+// before. Everything else is an error to return: a refusal is the client's, trouble is ours.
+func Do(c echo.Context, in *flow.Intake, cmd Command) (flow.Verdict, error) {
+	id, err := MessageID(c, cmd.Step+"/"+cmd.Scope)
+	if err != nil {
+		return flow.Verdict{}, err
+	}
+	m := flow.NewCommand(cmd.Step, id, cmd.Saga, cmd.Actor, cmd.Wish)
+	digest := sha256.Sum256(cmd.Body)
+	m.Digest = digest[:]
+	v := in.Do(c.Request().Context(), m)
+	if err := Failed(v); err != nil {
+		return v, err
+	}
+	if v.Duplicate && !bytes.Equal(v.First.Digest, m.Digest) {
+		return v, Problemf(http.StatusUnprocessableEntity, "idempotency-key-reused",
+			"This Idempotency-Key came before with another body (saga %s). Use a new key for a new request.", v.First.Saga)
+	}
+	return v, nil
+}
+
+// Failed is the error of a verdict: a refusal is the client's, trouble is ours. nil when the command was carried out, now
+// or before.
 func Failed(v flow.Verdict) error {
 	switch {
 	case v.Refusal != nil:

@@ -8,10 +8,27 @@ package servers
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"fmt"
+	"net/http"
 	"os"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 )
+
+// Main runs the tests of a package and fails when they leave a goroutine behind. For TestMain.
+func Main(m *testing.M) {
+	code := m.Run()
+	http.DefaultClient.CloseIdleConnections()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
 
 // setting returns a variable of the environment that the tests cannot do without.
 func setting(t testing.TB, name string) string {
