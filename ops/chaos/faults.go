@@ -1,0 +1,558 @@
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	_ "github.com/lib/pq"
+
+	"hotchoc/ops/partners"
+	"hotchoc/ops/stack"
+)
+
+// breaker carries faults out, heals them and measures how long that takes.
+type breaker struct {
+	stack  *stack.Stack
+	dir    string
+	watch  *watch
+	wire   *duplicator
+	told   func(format string, args ...any)
+	client *http.Client
+
+	// A service that starts needs the servers, and starting anything is for one at a time. So whoever breaks a server
+	// holds this for writing until it is back, and whoever starts a service holds it for reading.
+	servers sync.RWMutex
+	start   sync.Mutex
+	// shaken counts what disturbs the measurement of a start: faults on servers and partners, when they begin and when they end.
+	shaken atomic.Int64
+	// calm is held while a fault on the services begins; a frozen broker is watched in peace.
+	calm sync.Mutex
+
+	open sync.WaitGroup // what has begun and is not healed or measured
+
+	mu       sync.Mutex
+	busy     map[string]bool // services that are down or paused
+	injected map[Kind]int
+	skipped  int
+	poison   []string
+	healed   time.Time // the latest
+	recovery map[string][]time.Duration
+	trouble  []string // what went wrong with the faults themselves
+}
+
+func (b *breaker) hit(k Kind) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.injected[k]++
+}
+
+func (b *breaker) heal() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.healed = time.Now()
+}
+
+func (b *breaker) measured(what string, took time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.recovery[what] = append(b.recovery[what], took)
+}
+
+func (b *breaker) failed(f Fault, err error) {
+	b.told("%s: %v", f, err)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.trouble = append(b.trouble, fmt.Sprintf("%s: %v", f, err))
+}
+
+// follow carries out the faults of one lane, each at its time or as soon after as the one before is over.
+func (b *breaker) follow(ctx context.Context, began time.Time, faults []Fault) {
+	for _, f := range faults {
+		select {
+		case <-time.After(time.Until(began.Add(f.At))):
+		case <-ctx.Done():
+			return
+		}
+		if err := b.carryOut(ctx, f); err != nil && ctx.Err() == nil {
+			b.failed(f, err)
+		}
+	}
+}
+
+func (b *breaker) carryOut(ctx context.Context, f Fault) error {
+	if l := f.Kind.lane(); l == serverLane || l == partnerLane {
+		b.shaken.Add(1)
+		defer b.shaken.Add(1)
+	}
+	switch f.Kind {
+	case KillService, StopService, PauseService:
+		return b.onService(ctx, f)
+	case KillBroker, RestartBroker, KillPostgres, RestartPostgres:
+		return b.onServer(ctx, f)
+	case PauseBroker:
+		return b.pauseBroker(ctx, f)
+	case FreezeBroker:
+		return b.freezeBroker(ctx, f)
+	case Poison:
+		return b.injectPoison(ctx, f)
+	}
+	return b.onPartner(ctx, f)
+}
+
+// onService ends or pauses a service and returns at once; what follows goes on beside the next fault.
+func (b *breaker) onService(ctx context.Context, f Fault) error {
+	b.calm.Lock()
+	defer b.calm.Unlock()
+	if !b.take(&f) {
+		b.told("%s: all services are down, left out", f)
+		return nil
+	}
+	if f.Kind == PauseService {
+		if err := signal(b.dir, f.Target, syscall.SIGSTOP); err != nil {
+			b.give(f.Target)
+			return err
+		}
+		b.hit(f.Kind)
+		b.told("%s", f)
+		b.open.Go(func() {
+			defer b.give(f.Target)
+			select {
+			case <-time.After(f.For):
+			case <-ctx.Done():
+			}
+			if err := signal(b.dir, f.Target, syscall.SIGCONT); err != nil {
+				b.failed(f, err)
+			}
+			b.heal()
+		})
+		return nil
+	}
+	b.watch.scrape(ctx, f.Target)
+	sig := syscall.SIGKILL
+	if f.Kind == StopService {
+		sig = syscall.SIGTERM
+	}
+	if err := signal(b.dir, f.Target, sig); err != nil {
+		b.give(f.Target)
+		return err
+	}
+	b.hit(f.Kind)
+	b.open.Go(func() {
+		defer b.give(f.Target)
+		if err := b.gone(ctx, f.Target); err != nil {
+			b.failed(f, err)
+		}
+		s, err := b.startService(ctx, f.Target)
+		if err != nil {
+			b.failed(f, err)
+			return
+		}
+		b.open.Go(func() {
+			at, ok := b.watch.firstWork(ctx, 4*time.Second, s.exec, acks, f.Target)
+			what := fmt.Sprintf("%s: ready after %.2f s", f, s.ready.Seconds())
+			if ok {
+				what += fmt.Sprintf(", first ack after %.2f s", at.Sub(s.exec).Seconds())
+			}
+			switch {
+			case b.shaken.Load() != s.shaken:
+				what += ", amid other trouble"
+			case ok && s.waiting > 0:
+				b.measured(serviceToAck, at.Sub(s.exec))
+				b.measured(serviceToReady, s.ready)
+			case ok:
+				b.measured(serviceToReady, s.ready)
+				what += ", with nothing to do before"
+			}
+			b.told("%s", what)
+		})
+	})
+	return nil
+}
+
+// take marks a service as broken: the one that was drawn, or the next one that is up.
+func (b *breaker) take(f *Fault) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	names := stack.Services()
+	for i := range names {
+		name := f.Target
+		if i > 0 {
+			name = names[(int(f.Draw%5)+i)%len(names)]
+		}
+		if !b.busy[name] {
+			f.Target = name
+			b.busy[name] = true
+			return true
+		}
+	}
+	b.skipped++
+	return false
+}
+
+func (b *breaker) give(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.busy[name] = false
+}
+
+// started is how a start went.
+type started struct {
+	exec    time.Time
+	ready   time.Duration
+	waiting int   // messages in its queue before it began; a start that has nothing to do says nothing about the first ack
+	shaken  int64 // as it was then
+}
+
+// startService starts a service when the servers are there, and waits until it is ready.
+func (b *breaker) startService(ctx context.Context, name string) (s started, err error) {
+	b.servers.RLock()
+	defer b.servers.RUnlock()
+	b.start.Lock()
+	defer b.start.Unlock()
+	s.waiting, s.shaken = b.wire.waiting(name), b.shaken.Load()
+	s.exec = time.Now()
+	err = b.startAgain(ctx, name)
+	s.ready = time.Since(s.exec)
+	b.heal()
+	return s, err
+}
+
+// startAgain tries until it is up: a killed Postgres holds its files for a moment.
+func (b *breaker) startAgain(ctx context.Context, name string) (err error) {
+	for range 20 {
+		if err = b.stack.Start(context.WithoutCancel(ctx), name); err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+	return err
+}
+
+// onServer ends the broker or Postgres, starts it again, and sees how long the services take to work with it.
+func (b *breaker) onServer(ctx context.Context, f Fault) error {
+	b.servers.Lock()
+	defer b.servers.Unlock()
+	b.watch.count(ctx)
+	down := time.Now()
+	switch f.Kind {
+	case RestartBroker, RestartPostgres:
+		if err := b.stack.Stop(ctx, f.Target); err != nil {
+			return err
+		}
+	default:
+		if err := signal(b.dir, f.Target, syscall.SIGKILL); err != nil {
+			return err
+		}
+		if err := b.gone(ctx, f.Target); err != nil {
+			return err
+		}
+	}
+	b.hit(f.Kind)
+	defer b.heal()
+	open := make(chan time.Time, 1)
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	b.open.Go(func() {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		// A process is dead before all its threads are, and with the last of them goes the port.
+		for away := false; watching.Err() == nil; <-tick.C {
+			accepts := b.accepts(watching, f.Target)
+			if away && accepts {
+				open <- time.Now()
+				return
+			}
+			away = away || !accepts
+		}
+	})
+	type work struct {
+		at time.Time
+		ok bool
+	}
+	worked := make(chan work, 1)
+	done, what := acks, brokerToDelivery
+	if f.Target == "postgres" {
+		done, what = commits, postgresToCommit
+	}
+	b.open.Go(func() {
+		at, ok := b.watch.firstWork(ctx, time.Minute, time.Now(), done, stack.Services()...)
+		worked <- work{at, ok}
+	})
+	if err := b.startAgain(ctx, f.Target); err != nil {
+		return err
+	}
+	up := time.Now()
+	select {
+	case up = <-open:
+	case <-time.After(time.Second): // it never was away for long enough to be seen
+	}
+	b.open.Go(func() {
+		w := <-worked
+		if !w.ok {
+			b.told("%s: open after %.1f s", f, up.Sub(down).Seconds())
+			return
+		}
+		b.measured(what, max(0, w.at.Sub(up)))
+		b.told("%s: open after %.1f s, first work %.2f s later", f, up.Sub(down).Seconds(), w.at.Sub(up).Seconds())
+	})
+	return nil
+}
+
+// accepts tells whether a server lets clients in: the broker by its port, Postgres by an answer.
+func (b *breaker) accepts(ctx context.Context, name string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	if name == "postgres" {
+		db, err := sql.Open("postgres", b.stack.Database())
+		if err != nil {
+			return false
+		}
+		defer db.Close()
+		return db.PingContext(ctx) == nil
+	}
+	u, err := url.Parse(b.stack.AMQP())
+	if err != nil {
+		return false
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+func (b *breaker) pauseBroker(ctx context.Context, f Fault) error {
+	b.servers.Lock()
+	defer b.servers.Unlock()
+	if err := signal(b.dir, f.Target, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	b.hit(f.Kind)
+	b.told("%s", f)
+	select {
+	case <-time.After(f.For):
+	case <-ctx.Done():
+	}
+	b.heal()
+	return signal(b.dir, f.Target, syscall.SIGCONT)
+}
+
+// freezeBroker lets the broker hang until every service says that it is away.
+func (b *breaker) freezeBroker(ctx context.Context, f Fault) error {
+	b.calm.Lock()
+	defer b.calm.Unlock()
+	for b.anyBusy() && ctx.Err() == nil { // who is paused or starting notices nothing
+		<-time.After(50 * time.Millisecond)
+	}
+	b.servers.Lock()
+	defer b.servers.Unlock()
+	if err := signal(b.dir, f.Target, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	b.hit(f.Kind)
+	b.told("%s", f)
+	frozen := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, f.For)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, name := range stack.Services() {
+		all.Go(func() {
+			tick := time.NewTicker(50 * time.Millisecond)
+			defer tick.Stop()
+			for ctx.Err() == nil {
+				var answer struct{ Checks map[string]string }
+				if b.readiness(ctx, name, &answer) == nil && answer.Checks["publishing"] != "ok" && answer.Checks["consuming"] != "ok" {
+					b.measured(frozenToNoticed, time.Since(frozen))
+					return
+				}
+				<-tick.C
+			}
+		})
+	}
+	all.Wait()
+	b.told("%s: noticed after %.1f s", f, time.Since(frozen).Seconds())
+	defer b.heal()
+	return signal(b.dir, f.Target, syscall.SIGCONT)
+}
+
+func (b *breaker) anyBusy() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, busy := range b.busy {
+		if busy {
+			return true
+		}
+	}
+	return false
+}
+
+// readiness asks a service how it is; it answers 503 when something is missing.
+func (b *breaker) readiness(ctx context.Context, name string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.stack.URL(name)+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := b.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	return json.NewDecoder(resp.Body).Decode(v)
+}
+
+// onPartner lets the gateway or the courier make trouble for a while.
+func (b *breaker) onPartner(ctx context.Context, f Fault) error {
+	var trouble partners.Fault
+	switch f.Kind {
+	case GatewayFails, CourierFails:
+		trouble.ErrorRate = f.Rate
+	case GatewayLoses, CourierLoses:
+		trouble.LostRate = f.Rate
+	case GatewaySlows:
+		trouble.LatencyMS = 500 + int(f.Draw%4000) // pay waits 3 s
+	}
+	all := partners.Faults{Gateway: trouble}
+	if f.Target == "courier" {
+		all = partners.Faults{Courier: trouble}
+	}
+	if err := b.setFaults(ctx, all); err != nil {
+		return err
+	}
+	b.hit(f.Kind)
+	b.told("%s", f)
+	select {
+	case <-time.After(f.For):
+	case <-ctx.Done():
+	}
+	defer b.heal()
+	return b.setFaults(context.WithoutCancel(ctx), partners.Faults{})
+}
+
+func (b *breaker) setFaults(ctx context.Context, f partners.Faults) error {
+	body, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, b.stack.URL("partners")+"/faults", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the partners answer %s", resp.Status)
+	}
+	return nil
+}
+
+func (b *breaker) injectPoison(ctx context.Context, f Fault) error {
+	id, what, err := b.wire.poison(ctx, f.Target, f.Draw)
+	b.mu.Lock()
+	b.poison = append(b.poison, id) // perhaps it came, even if that was not confirmed
+	b.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	b.hit(f.Kind)
+	b.told("%s: %s", f, what)
+	return nil
+}
+
+// mend brings everything back, whatever state it is in.
+func (b *breaker) mend(ctx context.Context) error {
+	names := append([]string{"postgres", "rabbitmq", "partners"}, stack.Services()...)
+	for _, name := range names {
+		_ = signal(b.dir, name, syscall.SIGCONT) // it may be dead
+	}
+	var errs error
+	for _, name := range names {
+		errs = errors.Join(errs, b.startAgain(ctx, name))
+	}
+	return errors.Join(errs, b.setFaults(ctx, partners.Faults{}))
+}
+
+// process is how the run folder knows a process: the kernel gives pids out again, the birth tells strangers.
+type process struct {
+	PID  int    `json:"pid"`
+	Born uint64 `json:"born"`
+}
+
+func processOf(dir, name string) (process, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, "state.json"))
+	if err != nil {
+		return process{}, err
+	}
+	var state struct{ Processes map[string]process }
+	if err := json.Unmarshal(raw, &state); err != nil {
+		return process{}, err
+	}
+	return state.Processes[name], nil
+}
+
+// alive tells whether this very process runs.
+func (p process) alive() bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
+	if p.PID == 0 || err != nil {
+		return false
+	}
+	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+		return false
+	}
+	born, err := strconv.ParseUint(fields[19], 10, 64)
+	return err == nil && born == p.Born
+}
+
+// signal reaches the process of that name or none: the handle is taken first, then the birth is compared.
+func signal(dir, name string, sig os.Signal) error {
+	p, err := processOf(dir, name)
+	if err != nil {
+		return err
+	}
+	handle, err := os.FindProcess(p.PID)
+	if err != nil || !p.alive() {
+		return fmt.Errorf("%s does not run", name)
+	}
+	defer handle.Release()
+	return handle.Signal(sig)
+}
+
+// gone waits until a process that was told to end has ended.
+func (b *breaker) gone(ctx context.Context, name string) error {
+	p, err := processOf(b.dir, name)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(20 * time.Second); p.alive(); <-tick.C {
+		if time.Now().After(end) {
+			return fmt.Errorf("%s does not end", name)
+		}
+	}
+	return nil
+}
