@@ -11,6 +11,7 @@ CREATE TABLE order_status (
   ended    boolean GENERATED ALWAYS AS ((doc ->> 'ended')::boolean) STORED
 ) WITH (fillfactor = 60);
 CREATE INDEX order_status_customer ON order_status (customer, key);
+CREATE INDEX order_status_open ON order_status (key) WHERE NOT ended;
 CREATE INDEX order_status_status ON order_status (status, key);
 
 CREATE TABLE order_history (

@@ -76,7 +76,7 @@ CREATE TABLE attempt (
   error      text        NOT NULL,
   at         timestamptz NOT NULL,
   next_at    timestamptz,                         -- null: it was set aside
-  PRIMARY KEY (message_id, step, n)
+  PRIMARY KEY (message_id, step, at)              -- n begins anew after a redrive
 );
 CREATE INDEX attempt_saga ON attempt (saga);
 

@@ -213,7 +213,7 @@ type audit struct {
 	skipped map[string]string
 }
 
-// look makes all the walks, side by side.
+// look makes all the walks, some side by side.
 func (a *audit) look(ctx context.Context, calm *sample) error {
 	var ledger gateway
 	if a.atRest {
@@ -236,11 +236,16 @@ func (a *audit) look(ctx context.Context, calm *sample) error {
 			return nil
 		})
 	}
-	g.Go(func() error { return a.sagas(ctx, ledger) })
-	g.Go(func() error { return a.messages(ctx) })
-	if a.atRest {
-		g.Go(func() error { return a.copies(ctx) })
-	}
+	g.Go(func() error {
+		// One after the other: each needs a connection or two to every database.
+		if err := a.sagas(ctx, ledger); err != nil {
+			return err
+		}
+		if err := a.messages(ctx); err != nil || !a.atRest {
+			return err
+		}
+		return a.copies(ctx)
+	})
 	return g.Wait()
 }
 

@@ -28,3 +28,21 @@ func TestAShopThatHasSeenEverythingKeepsItsPromises(t *testing.T) {
 		t.Errorf("no word of what is waited for: %s", first.err)
 	}
 }
+
+func TestNothingIsFoundInAStorm(t *testing.T) {
+	var rows int64
+	for n, r := range storm {
+		if r.AtRest || !r.OK() || len(r.Violations) > 0 {
+			t.Errorf("audit %d of %d: %+v", n+1, len(storm), r)
+		}
+		for _, i := range r.Checked {
+			if i.Scope == audit.AtRest && (i.Rows > 0 || i.Skipped == "") {
+				t.Errorf("%s was looked at", i.ID)
+			}
+			rows += i.Rows
+		}
+	}
+	if len(storm) < 5 || rows == 0 {
+		t.Errorf("%d audits of %d rows say nothing", len(storm), rows)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,13 +17,17 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	_ "github.com/lib/pq"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"hotchoc/ops/audit"
 	"hotchoc/ops/stack"
+	"hotchoc/pkg/rabbit"
 )
 
 var (
@@ -32,10 +37,14 @@ var (
 	dir  string
 	// orders are those that were placed, by what was special about them.
 	orders map[string]string
+	// storm is what was found while they were on their way.
+	storm []audit.Report
 	// first is the audit that hotchoc made while the services ran.
 	first answer
-	// server is Postgres, for its administrator.
-	server *sql.DB
+	// databases are those of the services, for their administrator.
+	databases = map[string]*sql.DB{}
+	// poison is a message that somebody sent to the dead letters of pay.
+	poison string
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -71,10 +80,13 @@ func run(m *testing.M) (code int) {
 			code = fail(err)
 		}
 	}()
-	if orders, err = trade(); err != nil {
+	if orders, storm, err = storms(ctx); err != nil {
 		return fail(err)
 	}
-	if first, err = hotchoc(nil, "audit", "--wait", "60s", "-o", "json"); err != nil {
+	if poison, err = letter("pay.dead"); err != nil {
+		return fail(err)
+	}
+	if first, err = hotchoc(nil, "audit", "--wait", "60s", "-o", "json", "--poison", poison); err != nil {
 		return fail(err)
 	}
 	for _, service := range stack.Services() {
@@ -82,16 +94,32 @@ func run(m *testing.M) (code int) {
 			return fail(err)
 		}
 	}
-	if server, err = sql.Open("postgres", shop.Database()); err != nil {
+	for _, service := range stack.Services() {
+		if databases[service], err = sql.Open("postgres", databaseURL(service)); err != nil {
+			return fail(err)
+		}
+		defer databases[service].Close()
+	}
+	if orders["flagged"], err = flagged(); err != nil {
 		return fail(err)
 	}
-	defer server.Close()
-	for _, service := range stack.Services() {
-		if _, err := server.Exec(`CREATE DATABASE clean_` + service + ` TEMPLATE "` + service + `"`); err != nil {
-			return fail(fmt.Errorf("copy the database of %s: %w", service, err))
-		}
-	}
 	return m.Run()
+}
+
+// databaseURL is a service's database, for the administrator.
+func databaseURL(service string) string {
+	u, err := url.Parse(shop.Database())
+	if err != nil {
+		panic(err)
+	}
+	u.Path = "/" + service
+	return u.String()
+}
+
+// flagged is the order upon which a customer was flagged.
+func flagged() (order string, err error) {
+	err = databases["pay"].QueryRow(`SELECT saga FROM event_log WHERE type = 'customer.flagged'`).Scan(&order)
+	return order, err
 }
 
 // answer is what hotchoc said, with the exit code.
@@ -117,6 +145,29 @@ type wish struct {
 	name, sku, token, address string
 	quantity, deadline        int
 	cancel                    string // after this status
+}
+
+// storms trades, and makes one audit after the other meanwhile.
+func storms(ctx context.Context) (orders map[string]string, reports []audit.Report, err error) {
+	ended := make(chan struct{})
+	var audits error
+	var both sync.WaitGroup
+	both.Go(func() {
+		for audits == nil {
+			var r audit.Report
+			r, audits = audit.Run(ctx, audit.Config{Database: shop.Database(), Running: true})
+			reports = append(reports, r)
+			select {
+			case <-ended:
+				return
+			case <-time.After(200 * time.Millisecond): // the shop shall trade, too
+			}
+		}
+	})
+	orders, err = trade()
+	close(ended)
+	both.Wait()
+	return orders, reports, errors.Join(err, audits)
 }
 
 // trade lets the shop see everything that can happen to an order, and waits until all have ended.
@@ -159,14 +210,7 @@ func trade() (map[string]string, error) {
 			return nil, fmt.Errorf("%s: %w", wishes[i].name, err)
 		}
 	}
-	return ids, eventually(10*time.Second, func() error {
-		var c struct{ Flagged bool }
-		err := call("GET", shop.URL("order")+"/customers/mallory", "", &c)
-		if err == nil && !c.Flagged {
-			err = fmt.Errorf("mallory is not flagged")
-		}
-		return err
-	})
+	return ids, nil
 }
 
 // menu changes the menu, and lets an ingredient run out and come back.
@@ -299,10 +343,13 @@ func eventually(most time.Duration, f func() error) error {
 
 // config is what to audit; nothing is on its way, so the two samples may be close.
 func config() audit.Config {
-	return audit.Config{Database: shop.Database(), Management: shop.Management(), Partners: shop.URL("partners"), Gap: time.Millisecond}
+	return audit.Config{
+		Database: shop.Database(), Management: shop.Management(), Partners: shop.URL("partners"), Gap: time.Millisecond, Poison: []string{poison},
+	}
 }
 
-// bench is a shop to break: databases are copied when they are first touched.
+// bench is a shop to break. The tables of a service are copied when they are first touched, into a schema beside those of
+// the service, without their triggers and constraints: there everything is allowed.
 type bench struct {
 	t         *testing.T
 	cfg       audit.Config
@@ -315,41 +362,34 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-var copies struct {
-	sync.Mutex
-	n int
-}
+var schemas atomic.Int64
 
-// database is a copy of a service's database, in which everything is allowed.
 func (b *bench) database(service string) *sql.DB {
 	b.t.Helper()
 	if db := b.databases[service]; db != nil {
 		return db
 	}
-	copies.Lock()
-	defer copies.Unlock()
-	copies.n++
-	name := fmt.Sprintf("broken_%d_%s", copies.n, service)
-	if _, err := server.Exec(`CREATE DATABASE ` + name + ` TEMPLATE clean_` + service); err != nil {
+	schema := fmt.Sprintf("broken_%d", schemas.Add(1))
+	if _, err := databases[service].Exec(`DO $$
+DECLARE t text; c text;
+BEGIN
+  CREATE SCHEMA ` + schema + `;
+  FOR t, c IN SELECT table_name, string_agg(column_name, ', ') FROM information_schema.columns
+      WHERE table_schema = 'public' AND is_generated = 'NEVER' AND table_name NOT LIKE 'migrations%' GROUP BY 1 LOOP
+    EXECUTE format('CREATE TABLE ` + schema + `.%I (LIKE public.%I INCLUDING GENERATED INCLUDING IDENTITY INCLUDING DEFAULTS)', t, t);
+    EXECUTE format('INSERT INTO ` + schema + `.%I (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM public.%I', t, c, c, t);
+  END LOOP;
+  PERFORM setval(pg_get_serial_sequence('` + schema + `.event_log', 'position'), (SELECT max(position) FROM public.event_log));
+END $$`); err != nil {
 		b.t.Fatal(err)
 	}
-	u, err := url.Parse(shop.Database())
+	url := databaseURL(service) + "&search_path=" + schema
+	db, err := sql.Open("postgres", url)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	u.Path = "/" + name
-	db, err := sql.Open("postgres", u.String())
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	b.t.Cleanup(func() {
-		db.Close()
-		if _, err := server.Exec(`DROP DATABASE ` + name + ` WITH (FORCE)`); err != nil {
-			b.t.Error(err)
-		}
-	})
-	b.databases[service], b.cfg.Databases[service] = db, u.String()
-	b.exec(service, `ALTER TABLE event_log DISABLE TRIGGER ALL`)
+	b.t.Cleanup(func() { db.Close() })
+	b.databases[service], b.cfg.Databases[service] = db, url
 	return db
 }
 
@@ -360,7 +400,7 @@ func (b *bench) exec(service, statement string, args ...any) {
 	if err != nil {
 		b.t.Fatalf("%s: %s: %v", service, statement, err)
 	}
-	if n, _ := done.RowsAffected(); n == 0 && !strings.HasPrefix(statement, "ALTER") {
+	if n, _ := done.RowsAffected(); n == 0 {
 		b.t.Fatalf("%s: %s %v: changed nothing", service, statement, args)
 	}
 }
@@ -373,4 +413,29 @@ func (b *bench) audit() audit.Report {
 		b.t.Fatal(err)
 	}
 	return r
+}
+
+// letter puts a message in a queue of pay's, by the key of its way.
+func letter(key string) (id string, err error) {
+	conn, err := amqp.Dial(shop.AMQP())
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		return "", err
+	}
+	if err := ch.Confirm(false); err != nil {
+		return "", err
+	}
+	id = uuid.NewString()
+	confirm, err := ch.PublishWithDeferredConfirm(rabbit.RetryExchange("pay"), key, true, false, amqp.Publishing{
+		DeliveryMode: amqp.Persistent, MessageId: id, Type: "order.eaten", CorrelationId: orders["counter"],
+		Headers: amqp.Table{"dead_reason": "nobody eats orders"}, Body: []byte("{}"),
+	})
+	if err == nil && !confirm.Wait() {
+		err = errors.New("the broker did not take it")
+	}
+	return id, err
 }

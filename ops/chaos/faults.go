@@ -267,53 +267,47 @@ func (b *breaker) onServer(ctx context.Context, f Fault) error {
 	}
 	b.hit(f.Kind)
 	defer b.heal()
-	open := make(chan time.Time, 1)
-	watching, stop := context.WithCancel(ctx)
-	defer stop()
-	b.open.Go(func() {
-		tick := time.NewTicker(10 * time.Millisecond)
-		defer tick.Stop()
-		// A process is dead before all its threads are, and with the last of them goes the port.
-		for away := false; watching.Err() == nil; <-tick.C {
-			accepts := b.accepts(watching, f.Target)
-			if away && accepts {
-				open <- time.Now()
-				return
-			}
-			away = away || !accepts
-		}
-	})
-	type work struct {
-		at time.Time
-		ok bool
-	}
-	worked := make(chan work, 1)
 	done, what := acks, brokerToDelivery
 	if f.Target == "postgres" {
 		done, what = commits, postgresToCommit
 	}
+	up := make(chan time.Time, 1)
+	watching, stop := context.WithTimeout(ctx, time.Minute)
 	b.open.Go(func() {
-		at, ok := b.watch.firstWork(ctx, time.Minute, time.Now(), done, stack.Services()...)
-		worked <- work{at, ok}
-	})
-	if err := b.startAgain(ctx, f.Target); err != nil {
-		return err
-	}
-	up := time.Now()
-	select {
-	case up = <-open:
-	case <-time.After(time.Second): // it never was away for long enough to be seen
-	}
-	b.open.Go(func() {
-		w := <-worked
-		if !w.ok {
-			b.told("%s: open after %.1f s", f, up.Sub(down).Seconds())
+		defer stop()
+		at, ok := b.comesBack(watching, f.Target)
+		up <- at
+		if !ok {
 			return
 		}
-		b.measured(what, max(0, w.at.Sub(up)))
-		b.told("%s: open after %.1f s, first work %.2f s later", f, up.Sub(down).Seconds(), w.at.Sub(up).Seconds())
+		work, ok := b.watch.firstWork(ctx, 20*time.Second, at, done, stack.Services()...)
+		if !ok {
+			b.told("%s: open after %.1f s", f, at.Sub(down).Seconds())
+			return
+		}
+		b.measured(what, work.Sub(at))
+		b.told("%s: open after %.1f s, first work %.2f s later", f, at.Sub(down).Seconds(), work.Sub(at).Seconds())
 	})
+	if err := b.startAgain(ctx, f.Target); err != nil {
+		stop()
+		return err
+	}
+	<-up
 	return nil
+}
+
+// comesBack waits until a server is away and then until it lets clients in. It may be so quick that it never was away.
+func (b *breaker) comesBack(ctx context.Context, name string) (at time.Time, ok bool) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for began, away := time.Now(), false; ctx.Err() == nil; <-tick.C {
+		accepts := b.accepts(ctx, name)
+		if accepts && (away || time.Since(began) > time.Second) {
+			return time.Now(), true
+		}
+		away = away || !accepts
+	}
+	return time.Now(), false
 }
 
 // accepts tells whether a server lets clients in: the broker by its port, Postgres by an answer.
@@ -513,14 +507,15 @@ func processOf(dir, name string) (process, error) {
 	return state.Processes[name], nil
 }
 
-// alive tells whether this very process runs.
+// alive tells whether this very process runs. Its first thread is dead before the others are, and the last one takes the
+// ports along.
 func (p process) alive() bool {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
 	if p.PID == 0 || err != nil {
 		return false
 	}
 	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
-	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+	if len(fields) < 20 || fields[0] == "X" || fields[0] == "Z" && (fields[17] == "0" || fields[17] == "1") {
 		return false
 	}
 	born, err := strconv.ParseUint(fields[19], 10, 64)

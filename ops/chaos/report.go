@@ -34,12 +34,12 @@ type Report struct {
 	Audit audit.Report `json:"audit"`
 
 	// What went wrong: promises broken, and what says that the run itself is worth nothing.
-	Violations []string `json:"violations"`
-	Zero       []string `json:"zero,omitempty"`
-	Stuck      []*Order `json:"stuck,omitempty"`
-	LogErrors  []string `json:"log_errors,omitempty"`
-	Trouble    []string `json:"trouble,omitempty"` // of the faults themselves
-	OK         bool     `json:"ok"`
+	Violations []string       `json:"violations"`
+	Zero       []string       `json:"zero,omitempty"`
+	Stuck      []*Order       `json:"stuck,omitempty"`
+	LogErrors  map[string]int `json:"log_errors,omitempty"` // lines of level error in the logs, but for dead letters
+	Trouble    []string       `json:"trouble,omitempty"`    // of the faults themselves
+	OK         bool           `json:"ok"`
 }
 
 // Recovery is how long something took.
@@ -185,8 +185,8 @@ func (r *Report) judge(cfg Config) {
 	if n := r.Answers["500"]; n > 0 {
 		r.violate("the customers were told 500 %d times", n)
 	}
-	for _, line := range r.LogErrors {
-		r.violate("an error in a log: %s", line)
+	for _, line := range slices.Sorted(maps.Keys(r.LogErrors)) {
+		r.violate("%d times in a log: %s", r.LogErrors[line], line)
 	}
 	r.Zero = zeros(cfg.Only, r.Injected, r.Guards)
 	r.OK = len(r.Violations) == 0 && len(r.Trouble) == 0 && r.Audit.OK() && r.Audit.AtRest && (cfg.AllowZero || len(r.Zero) == 0)

@@ -29,7 +29,7 @@ type watch struct {
 	last     map[string]counters // by service, of the process that was seen last
 	total    map[string]float64  // by series, over all services and processes
 	lines    map[string]int      // log lines by message
-	errors   []string            // the first log lines of level error
+	errors   map[string]int      // log lines of level error, without what tells them apart
 	redeemed float64             // redeliveries of the broker, over all its lives
 	redeemer float64             // as the present one counts
 }
@@ -40,15 +40,12 @@ type counters struct {
 	series map[string]float64
 }
 
-const (
-	scrapeEvery = 400 * time.Millisecond
-	errorsKept  = 20
-)
+const scrapeEvery = 400 * time.Millisecond
 
 func newWatch(s *stack.Stack, dir string) *watch {
 	return &watch{
 		stack: s, dir: dir, client: &http.Client{Timeout: 500 * time.Millisecond},
-		last: map[string]counters{}, total: map[string]float64{}, lines: map[string]int{},
+		last: map[string]counters{}, total: map[string]float64{}, lines: map[string]int{}, errors: map[string]int{},
 	}
 }
 
@@ -237,15 +234,15 @@ func (w *watch) redelivered(ctx context.Context) (float64, error) {
 
 // line notes a log line.
 func (w *watch) line(raw []byte) {
-	var l struct{ Level, Msg string }
+	var l struct{ Level, Msg, Service, Method, Path, Error string }
 	if json.Unmarshal(raw, &l) != nil {
-		l.Level, l.Msg = "error", "not a log line" // a panic, or what the race detector says
+		l.Level, l.Msg = "error", string(raw) // a panic, or what the race detector says
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lines[l.Msg]++
-	if l.Level == "error" && l.Msg != "dead letter" && len(w.errors) < errorsKept {
-		w.errors = append(w.errors, string(raw))
+	if l.Level == "error" && l.Msg != "dead letter" {
+		w.errors[strings.Join(strings.Fields(l.Service+" "+l.Msg+" "+l.Method+" "+l.Path+" "+l.Error), " ")]++
 	}
 }
 

@@ -27,7 +27,7 @@ type order struct {
 
 	cancel bool   // is wished as soon as it is placed
 	expire bool   // its deadline passes as soon as it is placed
-	drop   string // a connection to the broker that breaks
+	cut    string // the connection to the broker that breaks
 
 	// The process is armed when this has happened to the order and the service has published all of it; "": at once.
 	late, service string
@@ -77,9 +77,9 @@ func expired() *order {
 	return o
 }
 
-func droppedBy(connection string) *order {
+func cutOff(connection string) *order {
 	o := completed()
-	o.drop = connection
+	o.cut = connection
 	return o
 }
 
@@ -101,8 +101,8 @@ func (o *order) begin(r *rig, arm func()) error {
 	if atOnce {
 		arm()
 	}
-	if o.drop != "" {
-		if err := r.drop(o.drop); err != nil {
+	if o.cut != "" {
+		if err := r.wire.cut(o.cut); err != nil {
 			return err
 		}
 	}
@@ -314,11 +314,11 @@ func (e *edit) ended(r *rig) error {
 // goods are a delivery of powder. All that came in must be there, once, and the menu must have heard of it.
 type goods struct{}
 
-const sack = 7
+const sack = 7 // grams
 
 func (goods) begin(r *rig, arm func()) error {
 	r.mu.Lock()
-	r.deliverys++
+	r.sacks++
 	r.mu.Unlock()
 	arm()
 	return r.insist("POST", "make", "/stock/powder", fmt.Sprintf(`{"amount":%d}`, sack), r.name("goods"), &struct{}{})
@@ -326,7 +326,7 @@ func (goods) begin(r *rig, arm func()) error {
 
 func (goods) ended(r *rig) error {
 	r.mu.Lock()
-	want := r.deliverys * sack
+	want := r.sacks * sack
 	r.mu.Unlock()
 	var shelf struct {
 		Ingredients []struct {

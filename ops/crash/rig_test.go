@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -37,14 +38,15 @@ type rig struct {
 	dir     string
 	running map[string]*process // the services; at first those of the stack, which is no process of ours
 	dbs     map[string]*sql.DB
+	wire    *wire
 	fork    func(func()) // on the thread that our processes live as long as
 	marks   int
 
-	mu        sync.Mutex
-	accepted  []string // orders
-	edits     int      // of the item "matrix"
-	deliverys int      // of the ingredient "powder"
-	names     int
+	mu       sync.Mutex
+	accepted []string // orders
+	edits    int      // of the item "matrix"
+	sacks    int      // of the ingredient "powder"
+	names    int
 }
 
 // newRig brings the stack up, with the crash points compiled in.
@@ -80,6 +82,7 @@ func newRig(t *testing.T) *rig {
 			t.Error(err)
 		}
 	})
+	r.wire = newWire(t, r.shop.AMQP())
 	for _, service := range stack.Services() {
 		u, err := url.Parse(r.shop.Database())
 		if err != nil {
@@ -112,13 +115,43 @@ type process struct {
 	gone chan struct{}
 }
 
+// byWire is the setting by which a service reaches the broker over the wire.
+func (r *rig) byWire(t *testing.T, service string) string {
+	t.Helper()
+	told, err := r.shop.Env(service)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, setting := range told {
+		if broker, ok := strings.CutPrefix(setting, "AMQP_URL="); ok {
+			cuttable, err := r.wire.url(broker)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return "AMQP_URL=" + cuttable
+		}
+	}
+	t.Fatalf("%s has not been told where the broker is", service)
+	return ""
+}
+
 // start replaces the process of a service by a new one.
 func (r *rig) start(t *testing.T, service string, env ...string) *process {
 	t.Helper()
 	if p, ours := r.running[service]; ours {
 		p.kill()
-	} else if err := r.shop.Kill(t.Context(), service); err != nil {
-		t.Fatal(err)
+	} else {
+		if err := r.shop.Kill(t.Context(), service); err != nil {
+			t.Fatal(err)
+		}
+		// The stack says that a process is gone when its first thread is; the others may have the port for a moment longer.
+		r.must(t, func() error {
+			l, err := net.Listen("tcp", strings.TrimPrefix(r.shop.URL(service), "http://"))
+			if err == nil {
+				err = l.Close()
+			}
+			return err
+		})
 	}
 	told, err := r.shop.Env(service)
 	if err != nil {
@@ -191,10 +224,11 @@ func (r *rig) tellTroubles(t *testing.T) {
 	}
 }
 
-// age lets the time of what a dead process has left in its outbox be over: as if it were started again minutes later.
+// age lets the time of what a dead process has left in its outbox be over, that of timers it had taken as well: as if it
+// were started again a minute later.
 func (r *rig) age(t *testing.T, service string) {
 	t.Helper()
-	if _, err := r.dbs[service].ExecContext(t.Context(), `UPDATE outbox SET due_at = now() WHERE timer IS NULL`); err != nil {
+	if _, err := r.dbs[service].ExecContext(t.Context(), `UPDATE outbox SET due_at = now() WHERE timer IS NULL OR due_at < now() + interval '1 minute'`); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -213,7 +247,7 @@ func (r *rig) published(service string) error {
 	})
 }
 
-// slow lets the partners think over each request.
+// faults lets the partners make trouble.
 func (r *rig) faults(gateway, courier partner) error {
 	body, err := json.Marshal(map[string]partner{"gateway": gateway, "courier": courier})
 	if err != nil {
@@ -228,46 +262,6 @@ func (r *rig) faults(gateway, courier partner) error {
 type partner struct {
 	LatencyMS int     `json:"latency_ms"`
 	ErrorRate float64 `json:"error_rate"`
-}
-
-// drop closes a connection of a service from the broker's side.
-func (r *rig) drop(name string) error {
-	return eventually(func() error {
-		resp, err := http.Get(r.shop.Management() + "/api/connections")
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		var connections []struct {
-			Name       string
-			Properties struct {
-				Name string `json:"connection_name"`
-			} `json:"client_properties"`
-		}
-		if err := json.NewDecoder(resp.Body).Decode(&connections); err != nil {
-			return err
-		}
-		dropped := false
-		for _, c := range connections {
-			if c.Properties.Name != name {
-				continue
-			}
-			req, err := http.NewRequest(http.MethodDelete, r.shop.Management()+"/api/connections/"+url.PathEscape(c.Name), nil)
-			if err != nil {
-				return err
-			}
-			resp, err := http.DefaultClient.Do(req)
-			if err != nil {
-				return err
-			}
-			resp.Body.Close()
-			dropped = dropped || resp.StatusCode < 300
-		}
-		if !dropped {
-			return fmt.Errorf("the broker has no connection %q", name)
-		}
-		return nil
-	})
 }
 
 // eventually tries until f has no complaint, or patience is at its end.

@@ -1,7 +1,8 @@
 // Package dead looks at the dead letters of all services, and sends them back.
 //
 // Looking takes messages from the queue S.dead without an ack, on a channel that is closed afterwards, so that they
-// return to where they were; the queue has a delivery limit that allows for a million looks. Sending back, redrive, is a
+// return to where they were; the queue has a delivery limit that allows for a million looks. Meanwhile nobody else would
+// see them, so those who look wait for each other. Sending back, redrive, is a
 // publication to the exchange S.retry with the key S, which leads to the queue of the same service and nowhere else; the
 // dead letter is acked when the broker has confirmed it. The message ID stays, so what had been handled is known by the
 // inbox and changes nothing.
@@ -85,11 +86,11 @@ func (q *Queues) Databases() *platform.Databases { return q.databases }
 
 // List looks at the dead letters, the oldest of each service first. unseen is how many more there are, beyond the limit.
 func (q *Queues) List(ctx context.Context, s Selection) (letters []Letter, unseen int, err error) {
-	ch, err := q.conn.Channel()
+	ch, done, err := q.lock(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
-	defer ch.Close()
+	defer done()
 	unseen, err = q.look(ctx, ch, s, func(l Letter, _ amqp.Delivery) bool {
 		letters = append(letters, l)
 		return true
@@ -97,8 +98,48 @@ func (q *Queues) List(ctx context.Context, s Selection) (letters []Letter, unsee
 	return letters, unseen, err
 }
 
-// look hands each letter that is chosen to see, until it has enough. Nothing is acked: it all goes back when the channel
-// is closed.
+// looking is the name of a queue that only one connection can have. It holds nothing: it is the lock.
+const looking = "hotchoc.dead.looking"
+
+// Limits of the wait for others who look.
+const (
+	lockTick    = 20 * time.Millisecond
+	lockTimeout = 30 * time.Second
+)
+
+// lock opens a channel for looking, when nobody else looks. done gives back what was not acked, and lets the next one look.
+func (q *Queues) lock(ctx context.Context) (ch *amqp.Channel, done func(), err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lockTimeout, errors.New("somebody else looks at the dead letters, or sends them back: try again later"))
+	defer cancel()
+	tick := time.NewTicker(lockTick)
+	defer tick.Stop()
+	for {
+		if ch, err = q.conn.Channel(); err != nil {
+			return nil, nil, err
+		}
+		_, err := ch.QueueDeclare(looking, false, false, true, false, nil)
+		var refused *amqp.Error
+		switch {
+		case err == nil:
+			return ch, func() {
+				// Said, and not left to the end of the channel, so that it is all back when the lock is gone.
+				_ = ch.Nack(0, true, true)
+				_, _ = ch.QueueDelete(looking, false, false, false)
+				_ = ch.Close()
+			}, nil
+		case !errors.As(err, &refused) || refused.Code != amqp.ResourceLocked:
+			_ = ch.Close()
+			return nil, nil, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, nil, context.Cause(ctx)
+		}
+	}
+}
+
+// look hands each letter that is chosen to see, until it has enough. Nothing is acked.
 func (q *Queues) look(ctx context.Context, ch *amqp.Channel, s Selection, see func(Letter, amqp.Delivery) bool) (unseen int, err error) {
 	if s.Limit == 0 {
 		s.Limit = DefaultLimit
@@ -144,11 +185,11 @@ type Opened struct {
 // Show opens the dead letters with a message ID: one, unless several services have set the message aside.
 func (q *Queues) Show(ctx context.Context, id string, s Selection) ([]Opened, error) {
 	s.IDs = []string{id}
-	ch, err := q.conn.Channel()
+	ch, done, err := q.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer ch.Close()
+	defer done()
 	var opened []Opened
 	if _, err := q.look(ctx, ch, s, func(l Letter, d amqp.Delivery) bool {
 		opened = append(opened, Opened{Letter: l, Headers: d.Headers, Body: string(d.Body)})
@@ -197,9 +238,6 @@ func awaiting(g flow.Graph, l Letter, handled []platform.Handled) (steps []strin
 	return steps
 }
 
-// Views is the name under which the inbox keeps what a service's copies and views have heard.
-const Views = "views"
-
 // Hearers are the steps of a service that hear a type of message from another, or its own; its copies and views count as
 // one. Views see their own service's events when they are written.
 func Hearers(g flow.Graph, service, from, typ string) (steps []string) {
@@ -209,7 +247,7 @@ func Hearers(g flow.Graph, service, from, typ string) (steps []string) {
 		}
 	}
 	if service != from && slices.ContainsFunc(g.Views, func(v flow.GraphView) bool { return v.Service == service && slices.Contains(v.Hears, typ) }) {
-		steps = append(steps, Views)
+		steps = append(steps, flow.ViewsStep)
 	}
 	return steps
 }

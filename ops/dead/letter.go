@@ -12,17 +12,6 @@ import (
 	"hotchoc/pkg/rabbit"
 )
 
-// Headers that pkg/rabbit writes when it publishes a message again or sets it aside.
-const (
-	headerAttempt       = "attempt"
-	headerReason        = "dead_reason"
-	headerStep          = "dead_step"
-	headerDeadAt        = "dead_at"
-	headerFirstExchange = "first_exchange"
-	headerFirstKey      = "first_key"
-	headerFirstUser     = "first_user"
-)
-
 // Headers of a message that was redriven. They stay on it, so that a second death is told from a first.
 const (
 	headerRedriven   = "redriven"
@@ -57,8 +46,8 @@ type Letter struct {
 func read(service string, d amqp.Delivery) Letter {
 	l := Letter{
 		Service: service, ID: d.MessageId, Type: d.Type, Saga: d.CorrelationId, From: d.AppId,
-		Reason: text(d.Headers, headerReason), Step: text(d.Headers, headerStep), At: at(d.Headers, headerDeadAt),
-		Attempts: max(number(d.Headers, headerAttempt), 1), Redriven: number(d.Headers, headerRedriven),
+		Reason: text(d.Headers, rabbit.HeaderReason), Step: text(d.Headers, rabbit.HeaderStep), At: at(d.Headers, rabbit.HeaderDeadAt),
+		Attempts: max(number(d.Headers, rabbit.HeaderAttempt), 1), Redriven: number(d.Headers, headerRedriven),
 		RedrivenAt: at(d.Headers, headerRedrivenAt), RedrivenBy: text(d.Headers, headerRedrivenBy), Bytes: len(d.Body),
 	}
 	// What the broker sets aside it marks itself; a service strips that mark when it sets aside.
@@ -78,8 +67,8 @@ func read(service string, d amqp.Delivery) Letter {
 
 // first tells how a message came to the service in the first place: dead-lettering and publishing again replace all three.
 func first(d amqp.Delivery) (exchange, key, user string) {
-	if d.Headers[headerFirstExchange] != nil {
-		return text(d.Headers, headerFirstExchange), text(d.Headers, headerFirstKey), text(d.Headers, headerFirstUser)
+	if d.Headers[rabbit.HeaderFirstExchange] != nil {
+		return text(d.Headers, rabbit.HeaderFirstExchange), text(d.Headers, rabbit.HeaderFirstKey), text(d.Headers, rabbit.HeaderFirstUser)
 	}
 	if death, ok := lastDeath(d.Headers); ok {
 		if keys, _ := death["routing-keys"].([]any); len(keys) > 0 {

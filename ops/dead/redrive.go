@@ -43,17 +43,17 @@ type Plan struct {
 	// Unseen is how many letters were not looked at, beyond the limit.
 	Unseen int `json:"unseen"`
 
-	channel *amqp.Channel
-	conn    *amqp.Connection
+	conn *amqp.Connection
+	done func()
 }
 
 // Plan chooses letters to send back, and finds out what that would come to. Close it.
 func (q *Queues) Plan(ctx context.Context, s Selection) (*Plan, error) {
-	ch, err := q.conn.Channel()
+	ch, done, err := q.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{channel: ch, conn: q.conn}
+	p := &Plan{Items: []Item{}, conn: q.conn, done: done}
 	held := 0
 	p.Unseen, err = q.look(ctx, ch, s, func(l Letter, d amqp.Delivery) bool {
 		if l.Foreign && len(s.IDs) == 0 {
@@ -107,7 +107,7 @@ func (p *Plan) askInboxes(ctx context.Context, q *Queues) error {
 }
 
 // Close gives back what was not sent.
-func (p *Plan) Close() { _ = p.channel.Close() }
+func (p *Plan) Close() { p.done() }
 
 // Send sends the letters back, one after the other, at most rate in a second, and marks who did it. Each is acked when
 // the broker has confirmed that it is in the service's queue. sent, if not nil, is told how many are done. At the first
@@ -180,13 +180,13 @@ func back(d amqp.Delivery, by string, now time.Time) amqp.Publishing {
 	headers := amqp.Table{}
 	for k, v := range d.Headers {
 		switch {
-		case strings.HasPrefix(k, "x-"), k == headerAttempt, k == headerReason, k == headerStep, k == headerDeadAt:
+		case strings.HasPrefix(k, "x-"), k == rabbit.HeaderAttempt, k == rabbit.HeaderReason, k == rabbit.HeaderStep, k == rabbit.HeaderDeadAt:
 		default:
 			headers[k] = v
 		}
 	}
 	exchange, key, user := first(d)
-	headers[headerFirstExchange], headers[headerFirstKey], headers[headerFirstUser] = exchange, key, user
+	headers[rabbit.HeaderFirstExchange], headers[rabbit.HeaderFirstKey], headers[rabbit.HeaderFirstUser] = exchange, key, user
 	headers[headerRedriven] = int64(number(d.Headers, headerRedriven) + 1)
 	headers[headerRedrivenAt] = now.UTC().Format(time.RFC3339Nano)
 	headers[headerRedrivenBy] = by

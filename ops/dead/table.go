@@ -15,7 +15,7 @@ import (
 )
 
 // causeMax is how much of a cause a table shows; --cause takes it as it is shown.
-const causeMax = 110
+const causeMax = 160
 
 // plainMax is how many lines a preview shows one by one.
 const plainMax = 20
@@ -32,13 +32,13 @@ func Table(w io.Writer, letters []Letter, each bool, now time.Time) {
 		if each {
 			fmt.Fprintln(t, "MESSAGE\tSERVICE\tEVENT\tSTEP\tORDER\tAGE\tATTEMPTS\tREDRIVEN\tCAUSE")
 			for _, l := range letters {
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", none(l.ID), l.Service, none(l.Type), none(l.Step), none(l.Saga), age(now, l.At), l.Attempts, l.Redriven, cut(l.Cause))
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", none(l.ID), l.Service, none(l.Type), none(l.Step), none(l.Saga), age(now, l.At), l.Attempts, l.Redriven, Cut(l.Cause))
 			}
 			return
 		}
 		fmt.Fprintln(t, "COUNT\tSERVICE\tEVENT\tSTEP\tOLDEST\tNEWEST\tREDRIVEN\tCAUSE")
 		for _, g := range Groups(letters) {
-			fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", g.Count, g.Service, none(g.Type), none(g.Step), age(now, g.Oldest), age(now, g.Newest), upTo(g), cut(g.Cause))
+			fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", g.Count, g.Service, none(g.Type), none(g.Step), age(now, g.Oldest), age(now, g.Newest), upTo(g), Cut(g.Cause))
 		}
 	})
 }
@@ -51,7 +51,7 @@ func (p *Plan) Table(w io.Writer, each bool, now time.Time) {
 				fmt.Fprintln(t, "MESSAGE\tEVENT\tBACK TO\tINBOX\tREDRIVEN\tAGE\tCAUSE")
 			}
 			for _, i := range p.Items {
-				fmt.Fprintf(t, "%s\t%s\tqueue %s\t%s\t%d\t%s\t%s\n", none(i.ID), none(i.Type), i.To, i.Inbox, i.Redriven, age(now, i.At), cut(i.Cause))
+				fmt.Fprintf(t, "%s\t%s\tqueue %s\t%s\t%d\t%s\t%s\n", none(i.ID), none(i.Type), i.To, i.Inbox, i.Redriven, age(now, i.At), Cut(i.Cause))
 			}
 		})
 	} else {
@@ -63,7 +63,7 @@ func (p *Plan) Table(w io.Writer, each bool, now time.Time) {
 			fmt.Fprintln(t, "COUNT\tEVENT\tBACK TO\tINBOX\tREDRIVEN\tOLDEST\tCAUSE")
 			for _, inbox := range slices.Sorted(maps.Keys(byInbox)) {
 				for _, g := range Groups(byInbox[inbox]) {
-					fmt.Fprintf(t, "%d\t%s\tqueue %s\t%s\t%s\t%s\t%s\n", g.Count, none(g.Type), g.Service, inbox, upTo(g), age(now, g.Oldest), cut(g.Cause))
+					fmt.Fprintf(t, "%d\t%s\tqueue %s\t%s\t%s\t%s\t%s\n", g.Count, none(g.Type), g.Service, inbox, upTo(g), age(now, g.Oldest), Cut(g.Cause))
 				}
 			}
 		})
@@ -105,7 +105,7 @@ func (o Opened) Print(w io.Writer, now time.Time) {
 			line("set aside", "%s, %s ago, after attempt %d", o.At.Local().Format(time.DateTime), age(now, o.At), o.Attempts)
 		}
 		if o.Redriven > 0 {
-			line("redriven", "%d times, last by %s %s ago", o.Redriven, none(o.RedrivenBy), age(now, o.RedrivenAt))
+			line("redriven", "%d×, last by %s %s ago", o.Redriven, none(o.RedrivenBy), age(now, o.RedrivenAt))
 		}
 		var handled []string
 		for _, h := range o.Handled {
@@ -170,8 +170,9 @@ func none(s string) string {
 	return Clean(s)
 }
 
-func cut(s string) string {
-	s = Clean(s)
+// Cut is the beginning of a text, without what is only of one message.
+func Cut(s string) string {
+	s = Clean(causeOf(s))
 	if utf8.RuneCountInString(s) <= causeMax {
 		return s
 	}

@@ -22,6 +22,9 @@ const (
 	PlaceWork   = "work"   // handed over to the service
 )
 
+// workMax is longer than a service has a message in work.
+const workMax = time.Minute
+
 // Awaited is a message that a service should handle and has not.
 type Awaited struct {
 	Service string    `json:"service"`
@@ -119,6 +122,9 @@ func (w *whereabouts) find(a *Awaited, letters []dead.Letter) error {
 		a.Place, a.Where = PlaceWait, fmt.Sprintf("in a wait queue of %s, next attempt at %s", a.Service, a.NextAt.Local().Format(time.TimeOnly))
 	case to.Consumers > 0 && to.Ready+to.Waiting == 0:
 		a.Place, a.Where = PlaceWork, "handed over to "+a.Service
+		if time.Since(a.Since) > workMax {
+			a.Where = fmt.Sprintf("in no queue: %s has it in work, or it was lost (was a queue purged?)", a.Service)
+		}
 	default:
 		a.Place, a.Where = PlaceQueue, fmt.Sprintf("in queue %s (%d ready)", a.Service, to.Ready)
 		if to.Waiting > 0 {

@@ -119,7 +119,7 @@ func letters(t *testing.T, id string) (found []dead.Letter) {
 func eventually(t *testing.T, f func() error) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		err := f()

@@ -276,8 +276,10 @@ func (r *Reader) fill(ctx context.Context, orders []Order) ([]Saga, error) {
 		index[b.Saga].Barriers = append(index[b.Saga].Barriers, b)
 	}
 	for _, u := range outbox {
-		if u.Timer != nil {
-			s := index[u.Timer.Saga] // of one of these: its ID is derived from the saga's
+		if u.Timer == nil {
+			continue
+		}
+		if s := index[u.Timer.Saga]; s != nil {
 			s.Timers = append(s.Timers, Timer{u.Service, u.Message, u.Timer.Type, u.DueAt})
 		}
 	}

@@ -210,3 +210,27 @@ func TestAnOverdueDeadlineIsStuck(t *testing.T) {
 	}
 	settled(t, id)
 }
+
+func TestAServiceThatRunsButCannotConsumeIsNotToBeStarted(t *testing.T) {
+	ctx := context.Background()
+	if err := shop.Kill(ctx, "partners"); err != nil {
+		t.Fatal(err)
+	}
+	id := place(t, wish{})
+	eventually(t, func() error {
+		s, err := stuck(t, id)
+		if err != nil {
+			return err
+		}
+		a, err := awaited(s, "pay/charge")
+		if err == nil && !strings.HasPrefix(a.Command, "pay runs, but is not consuming") {
+			err = fmt.Errorf("got %+v", a)
+		}
+		return err
+	})
+	t.Log("\n" + hotchoc(t, "saga", "stuck", "--older", "0s").out)
+	if err := shop.Start(ctx, "partners"); err != nil {
+		t.Fatal(err)
+	}
+	finish(t, id, "completed")
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"hotchoc/ops/dead"
+	"hotchoc/ops/saga/platform"
 )
 
 const clock = "15:04:05.000"
@@ -67,6 +68,11 @@ func (s *Saga) Print(w io.Writer, now time.Time) {
 	for _, e := range s.Events {
 		types[e.ID] = e.Type
 	}
+	for _, a := range s.Attempts {
+		if types[a.Message] == "" { // a timer, or what only says that it belongs here
+			fmt.Fprintf(w, "! %s: %s\n", none(a.Type), attempt(a))
+		}
+	}
 	if len(s.Barriers) > 0 {
 		fmt.Fprintln(w)
 		table(w, func(t io.Writer) {
@@ -99,7 +105,7 @@ func (s *Saga) Print(w io.Writer, now time.Time) {
 		table(w, func(t io.Writer) {
 			fmt.Fprintln(t, "AWAITED\tEVENT\tFOR\tATTEMPTS\tWHERE")
 			for _, a := range s.Awaited {
-				fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", a.By(), a.Type, dead.Ago(now.Sub(a.Since)), a.Attempts, dead.Clean(a.Where))
+				fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", a.By(), a.Type, dead.Ago(now.Sub(a.Since)), a.Attempts, dead.Cut(a.Where))
 			}
 		})
 		for _, c := range commands(s.Awaited) {
@@ -146,11 +152,7 @@ func (s *Saga) notes(e Event, now time.Time) (notes []string) {
 	indent := below(e.last) + "  "
 	for _, a := range s.Attempts {
 		if a.Message == e.ID {
-			next := "set aside"
-			if a.NextAt != nil {
-				next = "again at " + a.NextAt.Local().Format(clock)
-			}
-			notes = append(notes, fmt.Sprintf("%s! %s/%s attempt %d failed, %s: %s", indent, a.Service, none(a.Step), a.N, next, dead.Clean(a.Error)))
+			notes = append(notes, indent+"! "+attempt(a))
 		}
 	}
 	for _, a := range s.Awaited {
@@ -159,6 +161,14 @@ func (s *Saga) notes(e Event, now time.Time) (notes []string) {
 		}
 	}
 	return notes
+}
+
+func attempt(a platform.Attempt) string {
+	next := "set aside"
+	if a.NextAt != nil {
+		next = "again at " + a.NextAt.Local().Format(clock)
+	}
+	return fmt.Sprintf("%s/%s attempt %d failed at %s, %s: %s", a.Service, none(a.Step), a.N, a.At.Local().Format(clock), next, dead.Cut(a.Error))
 }
 
 // branch draws the way from the root to an event; below is the same for the lines under it.
@@ -203,7 +213,7 @@ func TableStuck(w io.Writer, sagas []Saga, now time.Time) {
 			}
 			head := fmt.Sprintf("%s\t%s\t%s", s.ID, status, dead.Ago(now.Sub(s.PlacedAt)))
 			for _, a := range s.Awaited {
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", head, a.By(), a.Type, dead.Ago(now.Sub(a.Since)), a.Attempts, dead.Clean(a.Where))
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\n", head, a.By(), a.Type, dead.Ago(now.Sub(a.Since)), a.Attempts, dead.Cut(a.Where))
 				head = "\t\t"
 			}
 			if len(s.Awaited) == 0 {

@@ -82,8 +82,8 @@ func (f *Flow) check() error {
 			bad("two steps are named %q: a step's name is the key of its inbox and cannot be shared", s.name)
 		}
 		seen[s.name] = true
-		if s.name == viewsClaim {
-			bad("no step can be named %q: that is the key of the views in the inbox", viewsClaim)
+		if s.name == ViewsStep {
+			bad("no step can be named %q: that is the key of the views in the inbox", ViewsStep)
 		}
 		if len(s.hears) == 0 {
 			bad("step %q hears nothing: a compensation needs When", s.name)

@@ -217,7 +217,7 @@ func (f *Flow) Fate(m Message, v Verdict) Fate {
 	case errors.Is(v.Err, ErrPoison) || len(steps) == 0 && m.Attempt >= Forward.Attempts:
 		return Fate{Dead: v.Err.Error()}
 	case len(steps) == 0:
-		return Fate{RetryAfter: Forward.Delay(m.Attempt), Step: viewsClaim}
+		return Fate{RetryAfter: Forward.Delay(m.Attempt), Step: ViewsStep}
 	}
 	// The most patient of the steps decides; a step that gives up has the patience of a compensation for its voiding.
 	patient := steps[0]

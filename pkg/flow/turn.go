@@ -18,8 +18,8 @@ import (
 	"hotchoc/pkg/store"
 )
 
-// viewsClaim is the inbox key of the views of a service: they take part in each message as one.
-const viewsClaim = "views"
+// ViewsStep is the name under which the views of a service are in the inbox: they take part in each message as one.
+const ViewsStep = "views"
 
 // turn is one batch in memory: what was read, what was decided upon it, and what is to be written.
 type turn struct {
@@ -98,7 +98,7 @@ func (t *turn) collect(m *Message) error {
 		}
 	}
 	if len(folds) > 0 {
-		t.wanted.Claims = append(t.wanted.Claims, store.ClaimKey{Step: viewsClaim, Message: m.ID})
+		t.wanted.Claims = append(t.wanted.Claims, store.ClaimKey{Step: ViewsStep, Message: m.ID})
 		for _, v := range folds {
 			if v.journal {
 				continue
@@ -263,8 +263,8 @@ func (t *turn) handle(m *Message, done map[store.ClaimKey]bool) (Verdict, error)
 		t.touched = true
 	}
 	// The views first, so that a decision can look at a copy that the message itself has brought up to date.
-	if folds := t.foldsFor(m); len(folds) > 0 && claim(viewsClaim) {
-		claimed(viewsClaim)
+	if folds := t.foldsFor(m); len(folds) > 0 && claim(ViewsStep) {
+		claimed(ViewsStep)
 		for _, view := range folds {
 			t.fold(view, m.Payload.(proto.Message), m.Envelope)
 		}

@@ -30,17 +30,17 @@ const (
 	headerSchema  = "schema"
 	headerHops    = "hops"
 	headerActor   = "actor"
-	headerAttempt = "attempt"
+	HeaderAttempt = "attempt"
 
 	// Set when a message is republished: the broker replaces exchange, key and user by those of the way back.
-	headerFirstExchange = "first_exchange"
-	headerFirstKey      = "first_key"
-	headerFirstUser     = "first_user"
+	HeaderFirstExchange = "first_exchange"
+	HeaderFirstKey      = "first_key"
+	HeaderFirstUser     = "first_user"
 
 	// Set on dead letters.
-	headerReason = "dead_reason"
-	headerStep   = "dead_step"
-	headerDeadAt = "dead_at"
+	HeaderReason = "dead_reason"
+	HeaderStep   = "dead_step"
+	HeaderDeadAt = "dead_at"
 )
 
 // publishing makes the AMQP message of an event. user is the broker user of the connection; the broker refuses any other.
@@ -126,8 +126,8 @@ func record(d amqp.Delivery, retry string) (event.Record, int, error) {
 		}
 	}
 	attempt := 1
-	if d.Headers[headerAttempt] != nil {
-		attempt = int(number(headerAttempt))
+	if d.Headers[HeaderAttempt] != nil {
+		attempt = int(number(HeaderAttempt))
 	}
 	if d.Exchange != retry && d.UserId != d.AppId {
 		bad("it says it is from %q, but the user %q published it", d.AppId, d.UserId)
@@ -155,8 +155,8 @@ func again(d amqp.Delivery, user string) amqp.Publishing {
 			headers[k] = v
 		}
 	}
-	if headers[headerFirstExchange] == nil {
-		headers[headerFirstExchange], headers[headerFirstKey], headers[headerFirstUser] = d.Exchange, d.RoutingKey, d.UserId
+	if headers[HeaderFirstExchange] == nil {
+		headers[HeaderFirstExchange], headers[HeaderFirstKey], headers[HeaderFirstUser] = d.Exchange, d.RoutingKey, d.UserId
 	}
 	return amqp.Publishing{
 		ContentType: d.ContentType, ContentEncoding: d.ContentEncoding, DeliveryMode: amqp.Persistent,

@@ -291,11 +291,11 @@ func (w *work) republish(v verdict) {
 	fields := []zap.Field{zap.Stringer("saga", v.message.Saga), zap.String("event", v.delivery.Type), zap.String("message", v.delivery.MessageId), zap.String("error", attempt.Error)}
 	if v.fate.Dead != "" {
 		key = DeadQueue(w.cfg.Service)
-		m.Headers[headerReason], m.Headers[headerStep], m.Headers[headerDeadAt] = short(v.fate.Dead), v.fate.Step, now.UTC().Format(time.RFC3339Nano)
+		m.Headers[HeaderReason], m.Headers[HeaderStep], m.Headers[HeaderDeadAt] = short(v.fate.Dead), v.fate.Step, now.UTC().Format(time.RFC3339Nano)
 		w.log.Error("dead letter", fields...)
 	} else {
 		key = rung(v.fate.RetryAfter)
-		m.Headers[headerAttempt] = int64(v.message.Attempt + 1)
+		m.Headers[HeaderAttempt] = int64(v.message.Attempt + 1)
 		attempt.NextAt = now.Add(v.fate.RetryAfter)
 		w.log.Info("retry", append(fields, zap.Duration("after", v.fate.RetryAfter))...)
 	}

@@ -26,6 +26,8 @@ import (
 const (
 	DefaultGrace   = 5 * time.Second
 	DefaultTimeout = 10 * time.Second
+
+	pingTimeout = 2 * time.Second
 )
 
 // PostgresConfig is how a Postgres store works. The zero value is usable but for Service and Tables.
@@ -37,7 +39,7 @@ type PostgresConfig struct {
 	Tables []string
 	// Grace is how long a new message is left to the relay that wrote it, before any sweeper takes it. Default 5 s.
 	Grace time.Duration
-	// Timeout bounds each statement. Default 10 s.
+	// Timeout bounds each transaction, and each statement outside of one. Default 10 s.
 	Timeout time.Duration
 }
 
@@ -150,26 +152,28 @@ more_%[1]d AS (UPDATE %[2]s AS d SET version = n.version, doc = n.doc
 // Begin implements Store.
 func (p *Postgres) Begin(ctx context.Context) (Tx, error) {
 	// The transaction must not end with the caller's context: lib/pq kills the connection of a cancelled one, and a
-	// commit cut off in the middle has an unknown outcome. The statements have a timeout of their own.
-	ctx = context.WithoutCancel(ctx)
+	// commit cut off in the middle has an unknown outcome. It has a time of its own.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.Timeout)
 	if err := p.prepare(ctx); err != nil {
+		cancel()
 		return nil, err
 	}
 	tx, err := p.db.BeginTxx(ctx, nil)
 	if err != nil {
+		cancel()
 		return nil, trouble(err)
 	}
-	return &postgresTx{p: p, tx: tx}, nil
+	return &postgresTx{p: p, tx: tx, ctx: ctx, cancel: cancel}, nil
 }
 
 type postgresTx struct {
-	p  *Postgres
-	tx *sqlx.Tx
+	p      *Postgres
+	tx     *sqlx.Tx
+	ctx    context.Context // of the whole transaction
+	cancel context.CancelFunc
 }
 
-func (t *postgresTx) Read(ctx context.Context, req Request) (Snapshot, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.p.cfg.Timeout)
-	defer cancel()
+func (t *postgresTx) Read(_ context.Context, req Request) (Snapshot, error) {
 	steps, messages := columns(req.Claims, func(k ClaimKey) (string, string) { return k.Step, k.Message.String() })
 	sagas, barrierSteps := columns(req.Barriers, func(k BarrierKey) (string, string) { return k.Saga.String(), k.Step })
 	args := []any{steps, messages, sagas, barrierSteps}
@@ -182,7 +186,7 @@ func (t *postgresTx) Read(ctx context.Context, req Request) (Snapshot, error) {
 		}
 		args = append(args, keys)
 	}
-	rows, err := t.tx.StmtContext(ctx, t.p.read).QueryContext(ctx, args...)
+	rows, err := t.tx.StmtContext(t.ctx, t.p.read).QueryContext(t.ctx, args...)
 	if err != nil {
 		return Snapshot{}, trouble(err)
 	}
@@ -221,9 +225,7 @@ func (t *postgresTx) Read(ctx context.Context, req Request) (Snapshot, error) {
 	return s, trouble(rows.Err())
 }
 
-func (t *postgresTx) Write(ctx context.Context, c Changes) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.p.cfg.Timeout)
-	defer cancel()
+func (t *postgresTx) Write(_ context.Context, c Changes) error {
 	n := len(c.Events)
 	var (
 		claimSteps, claimMessages, claimSagas                      = make(pq.StringArray, 0, len(c.Claims)), make(pq.StringArray, 0, len(c.Claims)), make(pq.StringArray, 0, len(c.Claims))
@@ -298,7 +300,7 @@ func (t *postgresTx) Write(ctx context.Context, c Changes) error {
 		args = append(args, keys, was, now, docs)
 	}
 	var written int
-	if err := t.tx.StmtContext(ctx, t.p.write).QueryRowContext(ctx, args...).Scan(&written); err != nil {
+	if err := t.tx.StmtContext(t.ctx, t.p.write).QueryRowContext(t.ctx, args...).Scan(&written); err != nil {
 		return trouble(err)
 	}
 	if sent := len(c.Docs) + len(c.Barriers); written != sent {
@@ -308,7 +310,16 @@ func (t *postgresTx) Write(ctx context.Context, c Changes) error {
 }
 
 func (t *postgresTx) Commit() error {
-	if err := t.tx.Commit(); err != nil {
+	// The driver does not let go of a commit that gets no answer, from a frozen server say.
+	done := make(chan error, 1)
+	go func() { done <- t.tx.Commit() }()
+	var err error
+	select {
+	case err = <-done:
+	case <-t.ctx.Done():
+		err = t.ctx.Err()
+	}
+	if err != nil {
 		if err = trouble(err); errors.Is(err, ErrConflict) {
 			return err
 		}
@@ -317,7 +328,10 @@ func (t *postgresTx) Commit() error {
 	return nil
 }
 
-func (t *postgresTx) Rollback() { _ = t.tx.Rollback() }
+func (t *postgresTx) Rollback() {
+	_ = t.tx.Rollback()
+	t.cancel()
+}
 
 // keptTimer is how the outbox keeps a timer, which is in no log.
 type keptTimer struct {
@@ -403,7 +417,7 @@ func (p *Postgres) Attempted(ctx context.Context, attempts []Attempt) error {
 	defer cancel()
 	for _, a := range attempts {
 		_, err := p.lazy.ExecContext(ctx, `INSERT INTO attempt (message_id, step, n, type, saga, error, at, next_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (message_id, step, n) DO NOTHING`,
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (message_id, step, at) DO NOTHING`,
 			a.Message, printable(a.Step), a.N, printable(a.Type), a.Saga, printable(a.Error), a.At, sql.NullTime{Time: a.NextAt, Valid: !a.NextAt.IsZero()})
 		if err != nil {
 			return trouble(err)
@@ -419,6 +433,8 @@ func printable(s string) string {
 
 // Ping tells whether the database answers and has the tables.
 func (p *Postgres) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
 	if err := p.prepare(ctx); err != nil {
 		return err
 	}
