@@ -351,12 +351,12 @@ func config() audit.Config {
 // bench is a shop to break. The tables of a service are copied when they are first touched, into a schema beside those of
 // the service, without their triggers and constraints: there everything is allowed.
 type bench struct {
-	t         *testing.T
+	t         testing.TB
 	cfg       audit.Config
 	databases map[string]*sql.DB
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB) *bench {
 	b := &bench{t: t, cfg: config(), databases: map[string]*sql.DB{}}
 	b.cfg.Databases = map[string]string{}
 	return b
@@ -370,27 +370,33 @@ func (b *bench) database(service string) *sql.DB {
 		return db
 	}
 	schema := fmt.Sprintf("broken_%d", schemas.Add(1))
-	if _, err := databases[service].Exec(`DO $$
-DECLARE t text; c text;
-BEGIN
-  CREATE SCHEMA ` + schema + `;
-  FOR t, c IN SELECT table_name, string_agg(column_name, ', ') FROM information_schema.columns
-      WHERE table_schema = 'public' AND is_generated = 'NEVER' AND table_name NOT LIKE 'migrations%' GROUP BY 1 LOOP
-    EXECUTE format('CREATE TABLE ` + schema + `.%I (LIKE public.%I INCLUDING GENERATED INCLUDING IDENTITY INCLUDING DEFAULTS)', t, t);
-    EXECUTE format('INSERT INTO ` + schema + `.%I (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM public.%I', t, c, c, t);
-  END LOOP;
-  PERFORM setval(pg_get_serial_sequence('` + schema + `.event_log', 'position'), (SELECT max(position) FROM public.event_log));
-END $$`); err != nil {
-		b.t.Fatal(err)
-	}
 	url := databaseURL(service) + "&search_path=" + schema
 	db, err := sql.Open("postgres", url)
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	copyTables(b.t, db, schema, "INCLUDING GENERATED INCLUDING IDENTITY INCLUDING DEFAULTS")
 	b.t.Cleanup(func() { db.Close() })
 	b.databases[service], b.cfg.Databases[service] = db, url
 	return db
+}
+
+// copyTables copies all tables of a service into a schema of their own.
+func copyTables(t testing.TB, db *sql.DB, schema, like string) {
+	t.Helper()
+	if _, err := db.Exec(strings.NewReplacer("$schema", schema, "$like", like).Replace(`DO $$
+DECLARE name text; columns text;
+BEGIN
+  CREATE SCHEMA $schema;
+  FOR name, columns IN SELECT table_name, string_agg(column_name, ', ') FROM information_schema.columns
+      WHERE table_schema = 'public' AND is_generated = 'NEVER' AND table_name NOT LIKE 'migrations%' GROUP BY 1 LOOP
+    EXECUTE format('CREATE UNLOGGED TABLE $schema.%I (LIKE public.%I $like)', name, name);
+    EXECUTE format('INSERT INTO $schema.%I (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM public.%I', name, columns, columns, name);
+  END LOOP;
+  PERFORM setval(pg_get_serial_sequence('$schema.event_log', 'position'), (SELECT max(position) FROM public.event_log));
+END $$`)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // exec changes something, and insists that it changes something.

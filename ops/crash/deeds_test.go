@@ -7,6 +7,9 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // deed is something that people want of the shop, while one of its services dies. It begins with all that is asked over
@@ -25,8 +28,8 @@ type order struct {
 	kept   int // by the gateway, in the end
 	events []string
 
-	cancel bool   // is wished as soon as it is placed
-	expire bool   // its deadline passes as soon as it is placed
+	cancel bool   // is wished when it is placed, or late
+	expire bool   // its deadline passes when it is placed
 	cut    string // the connection to the broker that breaks
 
 	// The process is armed when this has happened to the order and the service has published all of it; "": at once.
@@ -71,6 +74,14 @@ func cancelled() *order {
 	}}
 }
 
+// tooLate is an order that somebody wants to cancel while the courier is on the way.
+func tooLate() *order {
+	o := completed()
+	o.address, o.cancel, o.late, o.service = "slow lane", true, "delivery.dispatched", "make"
+	o.events = append(o.events, "order.cancel_requested", "make.cancel_rejected")
+	return o
+}
+
 func expired() *order {
 	o := cancelled()
 	o.cancel, o.expire = false, true
@@ -111,7 +122,9 @@ func (o *order) begin(r *rig, arm func()) error {
 		return err
 	}
 	o.id = placed.ID
-	r.accept(o.id)
+	r.mu.Lock()
+	r.orders = append(r.orders, o.id)
+	r.mu.Unlock()
 	if o.late != "" {
 		if err := eventually(func() error { return o.happened(r, o.late) }); err != nil {
 			return err
@@ -223,12 +236,6 @@ func (r *rig) kept(order string) (kept int, err error) {
 		return kept, fmt.Errorf("the gateway captured %d times for order %s", captures, order)
 	}
 	return kept, nil
-}
-
-func (r *rig) accept(order string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.accepted = append(r.accepted, order)
 }
 
 // refusals are three orders of a customer whose card is refused, after which the customer is flagged.
@@ -351,6 +358,66 @@ func (goods) ended(r *rig) error {
 	}
 	if last != heard {
 		return fmt.Errorf("the menu has heard of version %d of the stock, not of %d", heard, last)
+	}
+	return nil
+}
+
+// poison is an event that nobody can read. It must be set aside, and not be lost on the way.
+type poison struct{}
+
+func (*poison) begin(r *rig, arm func()) error {
+	id, saga := uuid.NewString(), uuid.NewString()
+	r.mu.Lock()
+	r.poison = append(r.poison, id)
+	r.mu.Unlock()
+	arm()
+	owner, err := r.broker("order")
+	if err != nil {
+		return err
+	}
+	conn, err := amqp.Dial(owner.String())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	channel, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	if err := channel.Confirm(false); err != nil {
+		return err
+	}
+	confirm, err := channel.PublishWithDeferredConfirm("order.events", "order.placed", true, false, amqp.Publishing{
+		ContentType: "application/json", DeliveryMode: amqp.Persistent, Type: "order.placed", MessageId: id, CorrelationId: saga,
+		AppId: "order", UserId: "order", Body: []byte(`{"order_id":`), Headers: amqp.Table{
+			"schema": int64(1), "hops": int64(1), "actor": "test", "cloudEvents_causationid": saga, "cloudEvents_time": "2026-01-02T03:04:05Z",
+			"cloudEvents_subject": "order/" + saga, "cloudEvents_sequence": "1",
+		},
+	})
+	if err == nil && !confirm.Wait() {
+		err = errors.New("the broker did not take the poison")
+	}
+	return err
+}
+
+func (*poison) ended(r *rig) error {
+	conn, err := amqp.Dial(r.shop.AMQP())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	channel, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	letters, err := channel.QueueDeclarePassive("pay.dead", true, false, false, false, nil)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if letters.Messages < len(r.poison) { // a crash may set one aside twice; the audit knows which they are
+		return fmt.Errorf("there are %d dead letters of %d", letters.Messages, len(r.poison))
 	}
 	return nil
 }

@@ -41,30 +41,34 @@ type rig struct {
 	wire    *wire
 	fork    func(func()) // on the thread that our processes live as long as
 	marks   int
+	deeds   []*begun
 
-	mu       sync.Mutex
-	accepted []string // orders
-	edits    int      // of the item "matrix"
-	sacks    int      // of the ingredient "powder"
-	names    int
+	mu     sync.Mutex // guards what deeds count
+	orders []string   // that were accepted
+	poison []string   // message IDs
+	edits  int        // of the item "matrix"
+	sacks  int        // of the ingredient "powder"
+	names  int
 }
 
 // newRig brings the stack up, with the crash points compiled in.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{dir: t.TempDir(), running: map[string]*process{}, dbs: map[string]*sql.DB{}}
-	for dir := r.dir; dir != os.TempDir() && len(dir) > 1; dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil { // the servers' users have to get in
-			t.Fatal(err)
-		}
+	dir, err := os.MkdirTemp("", "crash")
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil { // the servers' users have to get in
+		t.Fatal(err)
+	}
+	r := &rig{dir: dir, running: map[string]*process{}, dbs: map[string]*sql.DB{}}
 	bin := filepath.Join(r.dir, "bin")
 	build := exec.Command("go", "build", "-buildvcs=false", "-tags", "crashpoints", "-o", bin+"/", "hotchoc/order/cmd/order", "hotchoc/menu/cmd/menu",
 		"hotchoc/pay/cmd/pay", "hotchoc/make/cmd/make", "hotchoc/delivery/cmd/delivery", "hotchoc/ops/cmd/hotchoc")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the services: %v\n%s", err, out)
 	}
-	var err error
 	r.shop, err = stack.Up(t.Context(), stack.Config{
 		Dir: filepath.Join(r.dir, "run"), Bin: bin, Mode: "native", AnyPorts: true, Throwaway: true, Out: os.Stderr,
 	})
@@ -115,24 +119,18 @@ type process struct {
 	gone chan struct{}
 }
 
-// byWire is the setting by which a service reaches the broker over the wire.
-func (r *rig) byWire(t *testing.T, service string) string {
-	t.Helper()
+// broker is the broker's address, as a service knows it.
+func (r *rig) broker(service string) (*url.URL, error) {
 	told, err := r.shop.Env(service)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	for _, setting := range told {
 		if broker, ok := strings.CutPrefix(setting, "AMQP_URL="); ok {
-			cuttable, err := r.wire.url(broker)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return "AMQP_URL=" + cuttable
+			return url.Parse(broker)
 		}
 	}
-	t.Fatalf("%s has not been told where the broker is", service)
-	return ""
+	return nil, fmt.Errorf("%s has not been told where the broker is", service)
 }
 
 // start replaces the process of a service by a new one.

@@ -65,15 +65,8 @@ func newWire(t *testing.T, broker string) *wire {
 	return w
 }
 
-// url is that of a broker by way of the wire.
-func (w *wire) url(broker string) (string, error) {
-	u, err := url.Parse(broker)
-	if err != nil {
-		return "", err
-	}
-	u.Host = w.listener.Addr().String()
-	return u.String(), nil
-}
+// address is where the broker is, by way of the wire.
+func (w *wire) address() string { return w.listener.Addr().String() }
 
 type overhear struct {
 	w *wire

@@ -518,6 +518,9 @@ func TestServicesComeBackByThemselvesWhenAServerWasAway(t *testing.T) {
 				if a := call(t, "POST", shop.URL("order")+"/orders", wish{}.body()); a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
 					t.Errorf("an order without a database: %d %s", a.status, a.body)
 				}
+				if a := call(t, "GET", shop.URL("order")+"/orders/"+ids[0], ""); a.status != http.StatusServiceUnavailable {
+					t.Errorf("a look without a database: %d %s", a.status, a.body)
+				}
 			}
 			if err := shop.Start(ctx, server); err != nil {
 				t.Fatal(err)

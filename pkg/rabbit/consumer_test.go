@@ -142,7 +142,7 @@ func poison() map[string]struct {
 		"another sender than its user":  with(func(m *amqp.Publishing) { m.AppId = "pay" }, `it says it is from "pay", but the user "order"`),
 		"no sender":                     with(func(m *amqp.Publishing) { m.AppId = "" }, `it says it is from ""`),
 		"nobody's name on it":           with(func(m *amqp.Publishing) { m.UserId = "" }, `but the user "" published it`),
-		"headers that fill a frame":     with(func(m *amqp.Publishing) { m.Type = "order.eaten"; m.Headers["junk"] = strings.Repeat("x", 130_150) }, "the headers have"),
+		"headers that fill a frame":     with(oneLargeHeader, "the headers have"),
 		"an actor of many names":        with(func(m *amqp.Publishing) { m.Headers["actor"] = strings.Repeat("ada", 10_000) }, "the headers have"),
 		"many headers that fill it":     with(manyHeaders, "the headers have"),
 		"strange kinds of headers":      with(strangeHeaders, "not a declared event type"),
@@ -150,9 +150,28 @@ func poison() map[string]struct {
 	}
 }
 
+// room is how much of a frame the headers of a message leave, but for a hundred bytes.
+func room(m *amqp.Publishing) int {
+	const frame, around = 131_072, 8 + 14 + 4
+	taken := 1 + 8
+	for _, property := range []string{m.ContentType, m.MessageId, m.Type, m.CorrelationId, m.AppId, m.UserId} {
+		taken += 1 + len(property)
+	}
+	for k, v := range m.Headers {
+		taken += 1 + len(k) + 1 + 8
+		if text, ok := v.(string); ok {
+			taken += len(text) - 4
+		}
+	}
+	return frame - around - taken - 100
+}
+
+func oneLargeHeader(m *amqp.Publishing) {
+	m.Headers["junk"] = strings.Repeat("x", room(m)-10)
+}
+
 func manyHeaders(m *amqp.Publishing) {
-	m.Type = "order.eaten"
-	for i := range 2030 {
+	for i := range room(m) / 64 {
 		m.Headers[fmt.Sprintf("junk%04d", i)] = strings.Repeat("x", 50)
 	}
 }

@@ -84,11 +84,11 @@ func (p *Postgres) prepare(ctx context.Context) error {
 	defer cancel()
 	read, err := p.db.PrepareContext(ctx, readSQL(p.tables))
 	if err != nil {
-		return fmt.Errorf("prepare the read of %s: %w", strings.Join(p.tables, ", "), trouble(err))
+		return fmt.Errorf("prepare the read of %s: %w", strings.Join(p.tables, ", "), Trouble(err))
 	}
 	write, err := p.db.PrepareContext(ctx, writeSQL(p.tables))
 	if err != nil {
-		return fmt.Errorf("prepare the write of %s: %w", strings.Join(p.tables, ", "), trouble(err))
+		return fmt.Errorf("prepare the write of %s: %w", strings.Join(p.tables, ", "), Trouble(err))
 	}
 	p.read, p.write = read, write
 	return nil
@@ -161,7 +161,7 @@ func (p *Postgres) Begin(ctx context.Context) (Tx, error) {
 	tx, err := p.db.BeginTxx(ctx, nil)
 	if err != nil {
 		cancel()
-		return nil, trouble(err)
+		return nil, Trouble(err)
 	}
 	return &postgresTx{p: p, tx: tx, ctx: ctx, cancel: cancel}, nil
 }
@@ -188,7 +188,7 @@ func (t *postgresTx) Read(_ context.Context, req Request) (Snapshot, error) {
 	}
 	rows, err := t.tx.StmtContext(t.ctx, t.p.read).QueryContext(t.ctx, args...)
 	if err != nil {
-		return Snapshot{}, trouble(err)
+		return Snapshot{}, Trouble(err)
 	}
 	defer rows.Close()
 	var s Snapshot
@@ -203,7 +203,7 @@ func (t *postgresTx) Read(_ context.Context, req Request) (Snapshot, error) {
 			at                sql.NullTime
 		)
 		if err := rows.Scan(&kind, &key, &version, &blob, &doc, &a, &b, &typ, &stream, &nullSchema, &at, &place); err != nil {
-			return Snapshot{}, trouble(err)
+			return Snapshot{}, Trouble(err)
 		}
 		schema = int(nullSchema.Int64)
 		switch kind {
@@ -222,7 +222,7 @@ func (t *postgresTx) Read(_ context.Context, req Request) (Snapshot, error) {
 			s.Docs = append(s.Docs, Doc{Key: Key{t.p.tables[kind], key.String}, Version: version, Was: version, Body: doc})
 		}
 	}
-	return s, trouble(rows.Err())
+	return s, Trouble(rows.Err())
 }
 
 func (t *postgresTx) Write(_ context.Context, c Changes) error {
@@ -301,7 +301,7 @@ func (t *postgresTx) Write(_ context.Context, c Changes) error {
 	}
 	var written int
 	if err := t.tx.StmtContext(t.ctx, t.p.write).QueryRowContext(t.ctx, args...).Scan(&written); err != nil {
-		return trouble(err)
+		return Trouble(err)
 	}
 	if sent := len(c.Docs) + len(c.Barriers); written != sent {
 		return fmt.Errorf("%w: %d of %d documents and barriers written", ErrConflict, written, sent)
@@ -320,7 +320,7 @@ func (t *postgresTx) Commit() error {
 		err = t.ctx.Err()
 	}
 	if err != nil {
-		if err = trouble(err); errors.Is(err, ErrConflict) {
+		if err = Trouble(err); errors.Is(err, ErrConflict) {
 			return err
 		}
 		return fmt.Errorf("%w: outcome of the commit unknown: %v", ErrUnavailable, err)
@@ -346,7 +346,7 @@ func (p *Postgres) Sweep(ctx context.Context, limit int, lease time.Duration) ([
 	defer cancel()
 	tx, err := p.db.BeginTxx(ctx, nil)
 	if err != nil {
-		return nil, trouble(err)
+		return nil, Trouble(err)
 	}
 	defer func() { _ = tx.Rollback() }()
 	rows, err := tx.QueryContext(ctx, `WITH due AS (SELECT message_id FROM outbox WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED),
@@ -355,7 +355,7 @@ SELECT l.timer::text, l.message_id, e.type, e.schema, e.stream, e.version, e.sag
   FROM leased l LEFT JOIN event_log e ON e.event_id = l.message_id ORDER BY e.position NULLS LAST`,
 		limit, fmt.Sprintf("%d microseconds", lease.Microseconds()))
 	if err != nil {
-		return nil, trouble(err)
+		return nil, Trouble(err)
 	}
 	defer rows.Close()
 	var records []event.Record
@@ -369,7 +369,7 @@ SELECT l.timer::text, l.message_id, e.type, e.schema, e.stream, e.version, e.sag
 			at                    sql.NullTime
 		)
 		if err := rows.Scan(&timer, &r.ID, &typ, &schema, &stream, &version, &saga, &causation, &hops, &actor, &at, &r.Body); err != nil {
-			return nil, trouble(err)
+			return nil, Trouble(err)
 		}
 		if timer != nil {
 			var kept keptTimer
@@ -385,12 +385,12 @@ SELECT l.timer::text, l.message_id, e.type, e.schema, e.stream, e.version, e.sag
 		records = append(records, r)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, trouble(err)
+		return nil, Trouble(err)
 	}
 	if len(records) == 0 {
 		return nil, nil
 	}
-	return records, trouble(tx.Commit())
+	return records, Trouble(tx.Commit())
 }
 
 // Published implements Outbox.
@@ -408,7 +408,7 @@ func (p *Postgres) lazily(ctx context.Context, statement string, ids []uuid.UUID
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.Timeout)
 	defer cancel()
 	_, err := p.lazy.ExecContext(ctx, statement, pq.Array(texts(ids)))
-	return trouble(err)
+	return Trouble(err)
 }
 
 // Attempted implements Ledger.
@@ -420,7 +420,7 @@ func (p *Postgres) Attempted(ctx context.Context, attempts []Attempt) error {
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (message_id, step, at) DO NOTHING`,
 			a.Message, printable(a.Step), a.N, printable(a.Type), a.Saga, printable(a.Error), a.At, sql.NullTime{Time: a.NextAt, Valid: !a.NextAt.IsZero()})
 		if err != nil {
-			return trouble(err)
+			return Trouble(err)
 		}
 	}
 	return nil
@@ -438,15 +438,15 @@ func (p *Postgres) Ping(ctx context.Context) error {
 	if err := p.prepare(ctx); err != nil {
 		return err
 	}
-	return trouble(p.db.PingContext(ctx))
+	return Trouble(p.db.PingContext(ctx))
 }
 
 // conflicts are the errors that mean "somebody else was first": decide again. Deadlocks and serialization failures are
 // the same to us.
 var conflicts = []pqerror.Code{pqerror.UniqueViolation, pqerror.TRSerializationFailure, pqerror.TRDeadlockDetected}
 
-// trouble sorts the errors of the driver: a conflict, an unreachable database, or what the statement itself did wrong.
-func trouble(err error) error {
+// Trouble sorts the errors of the driver: ErrConflict, ErrUnavailable, or what the statement itself did wrong.
+func Trouble(err error) error {
 	if err == nil {
 		return nil
 	}

@@ -474,11 +474,13 @@ func TestTheLedgerKeepsEveryAttemptOnce(t *testing.T) {
 	s := newPostgres(t)
 	a := store.Attempt{Message: event.NewID(), Type: "order.placed", Step: "charge", Saga: event.NewID(), N: 1, Error: "no \x00 answer", At: time.Now(), NextAt: time.Now().Add(time.Second)}
 	dead := a
-	dead.N, dead.NextAt = 2, time.Time{}
+	dead.N, dead.At, dead.NextAt = 2, a.At.Add(time.Second), time.Time{}
+	redriven := a
+	redriven.At = a.At.Add(time.Hour)
 	must(t, s.Attempted(context.Background(), []store.Attempt{a, a, dead}))
-	must(t, s.Attempted(context.Background(), []store.Attempt{dead}))
-	if n := s.db.Int(t, `SELECT count(*) FROM attempt WHERE message_id = $1 AND error = 'no  answer'`, a.Message); n != 2 {
-		t.Errorf("%d rows, want 2", n)
+	must(t, s.Attempted(context.Background(), []store.Attempt{dead, redriven}))
+	if n := s.db.Int(t, `SELECT count(*) FROM attempt WHERE message_id = $1 AND error = 'no  answer'`, a.Message); n != 3 {
+		t.Errorf("%d rows, want 3", n)
 	}
 	if n := s.db.Int(t, `SELECT n FROM attempt WHERE next_at IS NULL`); n != 2 {
 		t.Errorf("attempt %d was set aside, want 2", n)

@@ -163,10 +163,12 @@ func Failed(v flow.Verdict) error {
 	case v.Refusal != nil:
 		return Problemf(statusOf[v.Refusal.Code], v.Refusal.Name, "%s", v.Refusal.Detail)
 	case errors.Is(v.Err, store.ErrUnavailable):
-		return Problemf(http.StatusServiceUnavailable, "unavailable", "The service cannot store anything just now. Try again with the same Idempotency-Key: it will be done once.")
+		return unavailable
 	}
 	return v.Err
 }
+
+var unavailable = Problemf(http.StatusServiceUnavailable, "unavailable", "The service cannot reach its database just now. Try again; a request with the same Idempotency-Key is done once.")
 
 // problem answers every error as a problem document.
 func (s *Server) problem(err error, c echo.Context) {
@@ -177,6 +179,10 @@ func (s *Server) problem(err error, c echo.Context) {
 	var h *echo.HTTPError
 	switch {
 	case errors.As(err, &p):
+	// A cancelled request is one whose client has gone, or whom the stop of the service found waiting.
+	case errors.Is(store.Trouble(err), store.ErrUnavailable), errors.Is(err, context.Canceled):
+		s.log.Warn("request without a database", zap.String("method", c.Request().Method), zap.String("path", c.Path()), zap.Error(err))
+		p = unavailable
 	case errors.As(err, &h):
 		code := strings.ReplaceAll(strings.ToLower(http.StatusText(h.Code)), " ", "-")
 		p = Problemf(h.Code, code, "%s %s: %v", c.Request().Method, c.Request().URL.Path, h.Message)
