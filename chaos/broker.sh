@@ -13,5 +13,5 @@ esac
 order 30
 gone rabbitmq
 say "RabbitMQ is started again; the services come back by themselves"
-hotchoc up >/dev/null
+up
 at_rest

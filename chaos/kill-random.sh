@@ -8,7 +8,7 @@ for _ in $(seq 15); do
   victim=${services[RANDOM % 5]}
   kill -9 "$(pid "$victim")"
   echo "  $victim"
-  hotchoc up >/dev/null
+  up
   sleep 2
 done
 wait

@@ -8,5 +8,5 @@ order 30
 kill -9 "$(pid "$victim")"
 order 30
 say "$victim is started again: what it had not acked comes to it once more"
-hotchoc up >/dev/null
+up
 at_rest

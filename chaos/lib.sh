@@ -4,6 +4,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 run=${RUN:-.run}
 
 hotchoc() { "${HOTCHOC:-bin/hotchoc}" --dir "$run" "$@"; }
+up() { local told; told=$(hotchoc up 2>&1) || { echo "$told" >&2; return 1; }; } # start what is dead
 say() { printf '\n-- %s\n' "$*"; }
 where() { hotchoc status | awk -v name="$1" '$1 == name { print $3 }'; } # the URL of a part
 pid() { cat "$run/pid/$1"; }

@@ -9,6 +9,7 @@ say "Into the queue of $victim goes half a message, and then 10 orders"
 curl -s -o /dev/null -u "hotchoc:${RABBITMQ_ADMIN_PASSWORD:-hotchoc}" "$broker/api/exchanges/%2F/$victim.retry/publish" -d '{"routing_key": "'"$victim"'",
   "properties": {"message_id": "'"$id"'", "type": "order.placed", "delivery_mode": 2}, "payload": "{\"order_id\":", "payload_encoding": "string"}'
 order 10
+until hotchoc dead show "$id" >/dev/null 2>&1; do sleep 0.2; done
 at_rest --poison "$id"
 say "It was set aside, with the reason; its neighbours were handled"
 hotchoc dead show "$id"

@@ -3,6 +3,7 @@ package audit
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -25,7 +26,7 @@ func (r Report) Print(w io.Writer) error {
 		}
 		sentence := i.Sentence
 		if i.Skipped != "" {
-			sentence += " (not looked at: " + i.Skipped + ")"
+			sentence += " (" + i.Skipped + ")"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%d\t%s\n", i.ID, result, i.Rows, sentence)
 	}
@@ -42,7 +43,7 @@ func (r Report) Print(w io.Writer) error {
 			where = append(where, v.Service)
 		}
 		if v.Saga != "" {
-			where = append(where, "order "+v.Saga)
+			where = append(where, v.about()+" "+v.Saga)
 		}
 		fmt.Fprintf(w, "%s: %s\n", strings.Join(where, "  "), v.What)
 		if told[v.Saga] {
@@ -59,4 +60,12 @@ func (r Report) Print(w io.Writer) error {
 	}
 	_, err := fmt.Fprintf(w, "\n%s, %s, %s\n", r.At.Format(time.RFC3339), rest, r.Took.Round(time.Millisecond))
 	return err
+}
+
+// about is what the saga is: an order, unless it began otherwise, such as with a change of the menu.
+func (v Violation) about() string {
+	if len(v.Trace) > 0 && !slices.ContainsFunc(v.Trace, func(e Event) bool { return e.Type == placed }) {
+		return "saga"
+	}
+	return "order"
 }

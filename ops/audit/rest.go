@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -181,9 +180,9 @@ func (a *audit) sample(ctx context.Context) (sample, error) {
 
 // deadLetters holds the dead letters against the poison that was injected.
 func (a *audit) deadLetters(ctx context.Context, calm sample) error {
-	missing := map[string]bool{}
+	poison, missing := map[string]bool{}, map[string]bool{}
 	for _, id := range a.cfg.Poison {
-		missing[id] = true
+		poison[id], missing[id] = true, true
 	}
 	for _, f := range a.rules.flows {
 		if calm.dead[f.Service] == 0 {
@@ -205,7 +204,7 @@ func (a *audit) deadLetters(ctx context.Context, calm sample) error {
 		}
 		a.looked(int64(len(letters)), "Q5")
 		for _, l := range letters {
-			if slices.Contains(a.cfg.Poison, l.Properties.MessageID) {
+			if poison[l.Properties.MessageID] {
 				delete(missing, l.Properties.MessageID)
 				continue
 			}

@@ -18,13 +18,13 @@ var bySaga = map[string]string{"order_status": "key", "order_history": "order_id
 // sagas walks the five logs by saga, side by side, with the barriers: S3, S4, S6, S9, S10; and at rest with the views by
 // saga, the gateway's ledger and the timers: S12, Q1, Q2, Q3, Q7.
 func (a *audit) sagas(ctx context.Context, ledger gateway) error {
-	w := sagaWalk{audit: a, ledger: ledger, accepted: map[uuid.UUID]bool{}, sold: map[string]int64{}}
+	w := sagaWalk{audit: a, ledger: ledger, accepted: map[string]bool{}, sold: map[string]int64{}}
 	defer w.close()
 	if err := w.open(ctx); err != nil {
 		return err
 	}
 	for _, order := range a.cfg.Accepted {
-		w.accepted[id(order)] = true
+		w.accepted[order] = true
 	}
 	for {
 		next, ok := w.lowest()
@@ -47,8 +47,8 @@ func (a *audit) sagas(ctx context.Context, ledger gateway) error {
 	if !a.atRest {
 		return nil
 	}
-	for order := range w.accepted {
-		a.report("Q1", "order", order, "a client was told that the order is accepted, but it is not there")
+	for _, order := range sorted(w.accepted) {
+		a.report("Q1", "order", id(order), "a client was told that the order %q is accepted, but it is not there", order)
 	}
 	for order, c := range ledger {
 		if c.kept() != 0 {
@@ -70,8 +70,8 @@ type sagaWalk struct {
 	views    []*sagaView
 	ledger   gateway
 	timers   map[uuid.UUID][]timer
-	accepted map[uuid.UUID]bool // and not met yet
-	sold     map[string]int64   // or thrown away, by ingredient
+	accepted map[string]bool  // and not met yet
+	sold     map[string]int64 // or thrown away, by ingredient
 	orders   int64
 	unended  int64
 }
@@ -203,7 +203,7 @@ func (w *sagaWalk) one(of uuid.UUID) error {
 	delete(w.ledger, of)
 	if t := s.tally(w.rules); t.placed != nil {
 		w.orders++
-		delete(w.accepted, of)
+		delete(w.accepted, of.String())
 		if t.end == "" {
 			w.unended++
 		}

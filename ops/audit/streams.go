@@ -37,6 +37,15 @@ func (a *audit) streams(ctx context.Context, d *database) error {
 	if err != nil {
 		return err
 	}
+	orphans := func(these func() bool) error {
+		for states.ok && these() {
+			a.report("S12", d.service, uuid.Nil, "the state of %s has no events", states.head.key)
+			if err := states.next(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	kept := shelf{}
 	for log.ok {
 		s := stream{audit: a, name: log.head.Stream, service: d.service, fold: fold}
@@ -49,11 +58,8 @@ func (a *audit) streams(ctx context.Context, d *database) error {
 				return err
 			}
 		}
-		for states.ok && states.head.key < s.name {
-			a.report("S12", d.service, uuid.Nil, "the state of %s has no events", states.head.key)
-			if err := states.next(); err != nil {
-				return err
-			}
+		if err := orphans(func() bool { return states.head.key < s.name }); err != nil {
+			return err
 		}
 		docs, err := done()
 		if err != nil {
@@ -71,11 +77,8 @@ func (a *audit) streams(ctx context.Context, d *database) error {
 			return err
 		}
 	}
-	for states.ok {
-		a.report("S12", d.service, uuid.Nil, "the state of %s has no events", states.head.key)
-		if err := states.next(); err != nil {
-			return err
-		}
+	if err := orphans(func() bool { return true }); err != nil {
+		return err
 	}
 	a.looked(log.n, "S1", "S7", "S8", "S11")
 	a.looked(states.n, "S12")

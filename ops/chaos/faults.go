@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -104,12 +105,16 @@ func (b *breaker) carryOut(ctx context.Context, f Fault) error {
 		return b.onService(ctx, f)
 	case KillBroker, RestartBroker, KillPostgres, RestartPostgres:
 		return b.onServer(ctx, f)
-	case PauseBroker:
-		return b.pauseBroker(ctx, f)
+	case PauseBroker, PausePostgres:
+		return b.pauseServer(ctx, f)
 	case FreezeBroker:
 		return b.freezeBroker(ctx, f)
 	case Poison:
 		return b.injectPoison(ctx, f)
+	case Twin:
+		return b.twin(ctx, f)
+	case KillPartners:
+		return b.killPartners(ctx, f)
 	}
 	return b.onPartner(ctx, f)
 }
@@ -334,20 +339,111 @@ func (b *breaker) accepts(ctx context.Context, name string) bool {
 	return true
 }
 
-func (b *breaker) pauseBroker(ctx context.Context, f Fault) error {
+// pauseServer lets a server hang, with all its processes.
+func (b *breaker) pauseServer(ctx context.Context, f Fault) error {
 	b.servers.Lock()
 	defer b.servers.Unlock()
-	if err := signal(b.dir, f.Target, syscall.SIGSTOP); err != nil {
+	main, err := processOf(b.dir, f.Target)
+	if err != nil {
 		return err
 	}
+	if err := signal(b.dir, f.Target, syscall.SIGSTOP); err != nil { // so that it begets no more
+		return err
+	}
+	children := childrenOf(main.PID)
+	each := func(sig syscall.Signal) {
+		for _, pid := range children {
+			_ = syscall.Kill(pid, sig) // they cannot have ended: they are stopped, or just being so
+		}
+	}
+	each(syscall.SIGSTOP)
 	b.hit(f.Kind)
 	b.told("%s", f)
 	select {
 	case <-time.After(f.For):
 	case <-ctx.Done():
 	}
-	b.heal()
+	defer b.heal()
+	each(syscall.SIGCONT)
 	return signal(b.dir, f.Target, syscall.SIGCONT)
+}
+
+// twin starts a second instance of a service, and ends it after a while.
+func (b *breaker) twin(ctx context.Context, f Fault) error {
+	env, err := b.stack.Env(f.Target)
+	if err != nil {
+		return err
+	}
+	name := f.Target + "-twin"
+	log, err := os.Create(filepath.Join(b.dir, "log", name+".log"))
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(b.stack.Program(f.Target))
+	cmd.Env = append(env, "HTTP_ADDR=127.0.0.1:0")
+	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		log.Close()
+		return err
+	}
+	b.hit(f.Kind)
+	hangs := f.Draw%3 == 0 && f.For > 4*time.Second
+	if hangs {
+		b.told("%s, most of which it hangs", f)
+	} else {
+		b.told("%s", f)
+	}
+	wait := func(d time.Duration) {
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+		}
+	}
+	b.open.Go(func() {
+		defer log.Close()
+		if hangs {
+			wait(time.Second)
+			_ = cmd.Process.Signal(syscall.SIGSTOP)
+			wait(f.For - 2*time.Second)
+			_ = cmd.Process.Signal(syscall.SIGCONT)
+			wait(time.Second) // it goes on with what it holds
+		} else {
+			wait(f.For)
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		b.heal()
+		text, err := os.ReadFile(log.Name())
+		if err != nil {
+			b.failed(f, err)
+			return
+		}
+		for line := range bytes.Lines(text) {
+			b.watch.line(bytes.TrimSpace(line))
+		}
+	})
+	return nil
+}
+
+// killPartners lets the outside be away for a while.
+func (b *breaker) killPartners(ctx context.Context, f Fault) error {
+	if err := signal(b.dir, "partners", syscall.SIGKILL); err != nil {
+		return err
+	}
+	b.hit(f.Kind)
+	b.told("%s", f)
+	if err := b.gone(ctx, "partners"); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(f.For):
+	case <-ctx.Done():
+	}
+	b.start.Lock()
+	defer b.start.Unlock()
+	defer b.heal()
+	return b.startAgain(ctx, "partners")
 }
 
 // freezeBroker lets the broker hang until every service says that it is away.
@@ -482,6 +578,11 @@ func (b *breaker) mend(ctx context.Context) error {
 	for _, name := range names {
 		_ = signal(b.dir, name, syscall.SIGCONT) // it may be dead
 	}
+	if p, err := processOf(b.dir, "postgres"); err == nil && p.alive() {
+		for _, child := range childrenOf(p.PID) {
+			_ = syscall.Kill(child, syscall.SIGCONT)
+		}
+	}
 	var errs error
 	for _, name := range names {
 		errs = errors.Join(errs, b.startAgain(ctx, name))
@@ -520,6 +621,20 @@ func (p process) alive() bool {
 	}
 	born, err := strconv.ParseUint(fields[19], 10, 64)
 	return err == nil && born == p.Born
+}
+
+// childrenOf lists the processes that a process has started.
+func childrenOf(pid int) (children []int) {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, file := range threads {
+		raw, _ := os.ReadFile(file)
+		for _, field := range strings.Fields(string(raw)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				children = append(children, child)
+			}
+		}
+	}
+	return children
 }
 
 // signal reaches the process of that name or none: the handle is taken first, then the birth is compared.

@@ -20,12 +20,15 @@ const (
 	KillService     Kind = "kill"             // SIGKILL, and started again at once
 	StopService     Kind = "stop"             // SIGTERM, and started again
 	PauseService    Kind = "pause"            // SIGSTOP, and SIGCONT after a while
+	Twin            Kind = "twin"             // a second instance comes, shares the work, and dies; some hang for a while before
 	KillBroker      Kind = "broker-kill"      // SIGKILL, and started again at once
 	RestartBroker   Kind = "broker-restart"   // asked to stop, and started again
 	PauseBroker     Kind = "broker-pause"     // SIGSTOP for less than its clients notice
 	FreezeBroker    Kind = "broker-freeze"    // SIGSTOP until all its clients have noticed
 	KillPostgres    Kind = "postgres-kill"    // SIGKILL, and started again at once
 	RestartPostgres Kind = "postgres-restart" // asked to stop, and started again
+	PausePostgres   Kind = "postgres-pause"   // SIGSTOP to all its processes, for less or more than statements may take
+	KillPartners    Kind = "partners-kill"    // the gateway and the courier are gone for a while
 	GatewayFails    Kind = "gateway-fails"    // 503 before anything is booked
 	GatewayLoses    Kind = "gateway-loses"    // booked, but the answer is lost
 	GatewaySlows    Kind = "gateway-slows"    // answers late, some of them too late
@@ -38,8 +41,8 @@ const (
 
 // Kinds are all of them, in the order in which they are reported.
 var Kinds = []Kind{
-	KillService, StopService, PauseService, KillBroker, RestartBroker, PauseBroker, FreezeBroker, KillPostgres, RestartPostgres,
-	GatewayFails, GatewayLoses, GatewaySlows, CourierFails, CourierLoses, Poison, Duplicate, Reorder,
+	KillService, StopService, PauseService, Twin, KillBroker, RestartBroker, PauseBroker, FreezeBroker, KillPostgres, RestartPostgres,
+	PausePostgres, KillPartners, GatewayFails, GatewayLoses, GatewaySlows, CourierFails, CourierLoses, Poison, Duplicate, Reorder,
 }
 
 // lane is what faults are carried out one after the other in. The lanes run beside each other.
@@ -50,6 +53,7 @@ const (
 	serverLane
 	partnerLane
 	poisonLane
+	twinLane
 	messageLane // not scheduled: every message is drawn for
 )
 
@@ -57,8 +61,10 @@ func (k Kind) lane() lane {
 	switch k {
 	case KillService, StopService, PauseService:
 		return serviceLane
-	case GatewayFails, GatewayLoses, GatewaySlows, CourierFails, CourierLoses:
+	case GatewayFails, GatewayLoses, GatewaySlows, CourierFails, CourierLoses, KillPartners:
 		return partnerLane
+	case Twin:
+		return twinLane
 	case Poison:
 		return poisonLane
 	case Duplicate, Reorder:
@@ -96,16 +102,17 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 // how often a kind on the servers and partners comes: at least once, and once per this time.
 var rhythm = map[Kind]time.Duration{
 	KillBroker: 100 * time.Second, RestartBroker: 400 * time.Second, PauseBroker: 200 * time.Second, FreezeBroker: 400 * time.Second,
-	KillPostgres: 50 * time.Second, RestartPostgres: 200 * time.Second,
+	KillPostgres: 50 * time.Second, RestartPostgres: 200 * time.Second, PausePostgres: 100 * time.Second,
+	KillPartners: 60 * time.Second,
 	GatewayFails: 40 * time.Second, GatewayLoses: 40 * time.Second, GatewaySlows: 80 * time.Second,
 	CourierFails: 60 * time.Second, CourierLoses: 60 * time.Second,
-	Poison: 5 * time.Second,
+	Poison: 5 * time.Second, Twin: 8 * time.Second,
 }
 
 // Plan draws a schedule. The same seed and limits give the same one.
 func Plan(seed uint64, total, every time.Duration, kinds []Kind) []Fault {
 	var faults []Fault
-	for _, l := range []lane{serviceLane, serverLane, partnerLane, poisonLane} {
+	for _, l := range []lane{serviceLane, serverLane, partnerLane, poisonLane, twinLane} {
 		// A generator for each lane, so that what one draws does not move the others.
 		rng := rand.New(rand.NewPCG(seed, uint64(l)))
 		mine := slices.DeleteFunc(slices.Clone(kinds), func(k Kind) bool { return k.lane() != l })
@@ -162,10 +169,16 @@ func spread(rng *rand.Rand, total time.Duration, kinds []Kind) (faults []Fault) 
 		switch f.Kind {
 		case PauseBroker:
 			f.For = between(rng, time.Second, 3*time.Second)
+		case PausePostgres:
+			f.For = between(rng, 2*time.Second, 13*time.Second)
+		case KillPartners:
+			f.For = between(rng, 100*time.Millisecond, 3*time.Second)
+		case Twin:
+			f.For = between(rng, time.Second, 12*time.Second)
 		case FreezeBroker:
 			f.For = 15 * time.Second // at most
 		case GatewayFails, CourierFails:
-			f.For, f.Rate = min(between(rng, 2*time.Second, 6*time.Second), slot/2), 0.3+0.4*rng.Float64()
+			f.For, f.Rate = min(between(rng, 2*time.Second, 6*time.Second), slot/2), min(1, 0.3+rng.Float64()) // often nobody gets through
 		case GatewayLoses, CourierLoses:
 			f.For, f.Rate = min(between(rng, 2*time.Second, 6*time.Second), slot/2), 0.2+0.4*rng.Float64()
 		case GatewaySlows:
@@ -174,12 +187,12 @@ func spread(rng *rand.Rand, total time.Duration, kinds []Kind) (faults []Fault) 
 		switch l := f.Kind.lane(); {
 		case l == serverLane:
 			f.Target = "rabbitmq"
-			if f.Kind == KillPostgres || f.Kind == RestartPostgres {
+			if f.Kind == KillPostgres || f.Kind == RestartPostgres || f.Kind == PausePostgres {
 				f.Target = "postgres"
 			}
 		case l == partnerLane:
 			f.Target, _, _ = strings.Cut(string(f.Kind), "-")
-		case l == poisonLane:
+		default:
 			all := stack.Services()
 			f.Target = all[rng.IntN(len(all))]
 		}

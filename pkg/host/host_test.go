@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -304,6 +305,39 @@ func TestTwoServicesTalk(t *testing.T) {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("there is no %s in the metrics", want)
 		}
+	}
+}
+
+func TestWhileTheOutsideCannotBeReachedNothingIsConsumed(t *testing.T) {
+	t.Parallel()
+	var away, asked atomic.Bool
+	away.Store(true)
+	db, b := servers.NewDatabase(t), servers.NewBroker(t, payFlow(atOnce), orderFlow())
+	pay := start(t, Config{DatabaseURL: db.URL, AMQPURL: b.As("pay")}, Service{
+		Flow: payFlow(func(context.Context) error { asked.Store(true); return nil }),
+		Outside: func(context.Context) error {
+			if away.Load() {
+				return errors.New("the gateway is away")
+			}
+			return nil
+		},
+	})
+	m := placed(t)
+	publish(t, b, m)
+	pay.missing(map[string]string{"database": "ok", "publishing": "ok", "consuming": "no broker"})
+	servers.Eventually(t, func() error {
+		if b.Ready(t, "pay") != 1 {
+			return errors.New("the message is not in the queue")
+		}
+		return nil
+	})
+	if asked.Load() {
+		t.Error("it consumes")
+	}
+	away.Store(false)
+	pay.ready()
+	if d := b.Take(t, "order", 1)[0]; d.CorrelationId != m.CorrelationId {
+		t.Errorf("got %+v", d)
 	}
 }
 

@@ -87,9 +87,9 @@ type supervisor struct {
 	tries int
 }
 
-// keep runs sessions until ctx is done. A session that the store ends soon after it began is a setback: each counts, in
-// the broker, against every message that had been handed over, and some hundred would turn all of them into dead letters
-// (a full disk looks well until something is written). So setbacks in a row come less and less often.
+// keep runs sessions until ctx is done. A session that ends soon, because the store or the outside failed it, is a setback:
+// each counts, in the broker, against every message that had been handed over, and some hundred would turn all of them
+// into dead letters (a full disk looks well until something is written). So setbacks in a row come less and less often.
 func (s *supervisor) keep(ctx context.Context, session func(context.Context, *amqp.Connection) error) {
 	failures, setbacks := 0, 0
 	for ctx.Err() == nil {

@@ -606,6 +606,28 @@ func TestAStopDoesNotWaitForEveryMessageThatWasHandedOver(t *testing.T) {
 	servers.Took(t, "stopping", began, 5*time.Second)
 }
 
+func TestABrokerThatHangsIsNoticedByItsHeartbeat(t *testing.T) {
+	t.Parallel()
+	b := servers.NewBroker(t, order, pay)
+	proxy := servers.NewProxy(t, b.URL)
+	s := start(t, proxy.URL(b.As("pay")), pay, rabbit.Config{Heartbeat: time.Second})
+	s.consuming()
+	proxy.Freeze()
+	frozen := time.Now()
+	servers.Eventually(t, func() error {
+		if s.consumer.Ready() || s.publisher.Ready() {
+			return errors.New("it has not noticed")
+		}
+		return nil
+	})
+	servers.Took(t, "noticing", frozen, 5*time.Second)
+	records := place(t, b, 5)
+	proxy.Thaw()
+	s.handled(5)
+	s.once(records)
+	s.settledAll(b)
+}
+
 func TestAStopEndsAlsoWhenTheBrokerHangs(t *testing.T) {
 	t.Parallel()
 	var decided atomic.Int32
@@ -719,8 +741,7 @@ func TestTenThousandMessagesSurviveEveryLossOfTheConnection(t *testing.T) {
 	}
 }
 
-// TestATimerIsHeardOnlyFromTheServiceItself: what comes from its own retry exchange need not carry its name, but no other
-// may write there.
+// TestATimerIsHeardByTheServiceItself: it comes from the service's own retry exchange, where no other may write.
 func TestATimerIsHeardByTheServiceItself(t *testing.T) {
 	t.Parallel()
 	b := servers.NewBroker(t, order)

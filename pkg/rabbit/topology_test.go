@@ -329,6 +329,7 @@ func TestWhatIsWrongWithAnApplyIsSaidWithoutThePassword(t *testing.T) {
 		"wrong definitions":  {b.ManagementURL, []byte("{"), "400"},
 		"a path that is not": {b.ManagementURL + "/none", good, "40"},
 	} {
+		http.DefaultClient.CloseIdleConnections() // the broker closes one that it has refused, and says so late
 		err := rabbit.Apply(t.Context(), c.target, c.definitions)
 		if err == nil || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "hotchoc:hotchoc") {
 			t.Errorf("%s: %v", what, err)

@@ -46,13 +46,11 @@ func ReserveDatabase(t testing.TB) *Database {
 	return d
 }
 
-// Create makes the database, empty, with the settings of the planner that a service's role has.
+// Create makes the database, empty.
 func (d *Database) Create(t testing.TB) {
 	t.Helper()
 	d.asAdmin(t, "CREATE DATABASE "+d.Name+" TEMPLATE template0")
 	t.Cleanup(func() { d.asAdmin(t, "DROP DATABASE IF EXISTS "+d.Name+" WITH (FORCE)") })
-	d.asAdmin(t, "ALTER DATABASE "+d.Name+" SET enable_seqscan = off")
-	d.asAdmin(t, "ALTER DATABASE "+d.Name+" SET jit = off")
 }
 
 // Drop deletes the database, whoever is connected to it.
@@ -61,7 +59,7 @@ func (d *Database) Drop(t testing.TB) {
 	d.asAdmin(t, "DROP DATABASE "+d.Name+" WITH (FORCE)")
 }
 
-// Migrate makes the platform's tables.
+// Migrate makes the platform's tables, and the settings of the planner that a service's role has.
 func (d *Database) Migrate(t testing.TB) {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
@@ -69,6 +67,7 @@ func (d *Database) Migrate(t testing.TB) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no migrations of the platform beside %s", here)
 	}
+	statements := fmt.Sprintf("ALTER DATABASE %[1]s SET enable_seqscan = off; ALTER DATABASE %[1]s SET jit = off;\n", d.Name)
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -76,8 +75,9 @@ func (d *Database) Migrate(t testing.TB) {
 		}
 		_, up, _ := strings.Cut(string(text), "-- +goose Up")
 		up, _, _ = strings.Cut(up, "-- +goose Down")
-		d.Exec(t, up)
+		statements += up
 	}
+	d.Exec(t, statements)
 }
 
 // Exec runs statements as the owner.
