@@ -71,12 +71,6 @@ func (s *Server) limited(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// answer is what a handler tells: an HTTP status and a body. A body that is nil loses the answer: the connection closes.
-type answer struct {
-	status int
-	body   []byte
-}
-
 // The three ways in which a request ends without an entry in a ledger.
 var (
 	errStopping = errors.New("the partners are stopping")
