@@ -232,6 +232,7 @@ func TestEachPromiseIsSeenBroken(t *testing.T) {
 	}
 	for _, c := range breaches {
 		t.Run(c.want+" "+c.name, func(t *testing.T) {
+			t.Parallel()
 			order, known := ids[c.order]
 			if !known {
 				t.Fatalf("there is no order %q", c.order)

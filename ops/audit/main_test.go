@@ -50,11 +50,6 @@ var (
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) (code int) {
-	defer func() {
-		if code != 0 {
-			fmt.Fprintln(os.Stderr, "exit code", code)
-		}
-	}()
 	fail := func(err error) int { fmt.Fprintln(os.Stderr, err); return 1 }
 	root, err := os.MkdirTemp("", "audit")
 	if err != nil {
@@ -160,7 +155,7 @@ func storms(ctx context.Context) (orders map[string]string, reports []audit.Repo
 			select {
 			case <-ended:
 				return
-			case <-time.After(200 * time.Millisecond): // the shop shall trade, too
+			case <-time.After(500 * time.Millisecond): // the shop shall trade, too
 			}
 		}
 	})

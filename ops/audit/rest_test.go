@@ -60,6 +60,9 @@ func TestAnAuditThatCannotBeMadeSaysWhy(t *testing.T) {
 		t.Errorf("got %s", a.err)
 	}
 	exitCode(t, 2, nil, "--wait", "soon")
+	if a := exitCode(t, 2, nil, "--dir", t.TempDir()); !strings.Contains(a.err, "nothing runs") {
+		t.Errorf("got %s", a.err)
+	}
 	for _, c := range []struct {
 		change func(*audit.Config)
 		why    string

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -70,7 +71,7 @@ func (c *checker) query(ctx context.Context, service, query, arg string, row ...
 }
 
 // dead lists the dead letters and leaves them where they are; but those that are to go are taken out.
-func (c *checker) dead(ctx context.Context, gone map[string]bool) (ids []string, err error) {
+func (c *checker) dead(ctx context.Context, gone []string) (ids []string, err error) {
 	conn, err := amqp.Dial(c.stack.AMQP())
 	if err != nil {
 		return nil, err
@@ -89,7 +90,7 @@ func (c *checker) dead(ctx context.Context, gone map[string]bool) (ids []string,
 			if !ok {
 				break
 			}
-			if ids = append(ids, d.MessageId); gone[d.MessageId] {
+			if ids = append(ids, d.MessageId); slices.Contains(gone, d.MessageId) {
 				if err := d.Ack(false); err != nil {
 					return nil, err
 				}

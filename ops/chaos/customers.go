@@ -153,7 +153,6 @@ type Order struct {
 type customers struct {
 	url    string
 	client *http.Client
-	rng    func() time.Duration // the wait before trying again
 
 	mu         sync.Mutex
 	orders     []*Order
@@ -168,7 +167,6 @@ func newCustomers(url string) *customers {
 	return &customers{
 		url: url, answers: map[string]int{}, cancels: map[string]int{},
 		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 1000, MaxIdleConns: 1000}},
-		rng:    func() time.Duration { return 20*time.Millisecond + rand.N(180*time.Millisecond) },
 	}
 }
 
@@ -197,6 +195,13 @@ func (c *customers) come(ctx context.Context, began time.Time, all []wish, most 
 		})
 	}
 	inside.Wait()
+}
+
+// now is how many orders there are, and how many of them have not ended.
+func (c *customers) now() (placed, open int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.orders), c.open
 }
 
 // visit is the whole way of one customer.
@@ -249,8 +254,8 @@ type page struct {
 }
 
 // try sends a request once. An error means that there was no answer.
-func (c *customers) try(ctx context.Context, method, path string, body []byte, headers ...string) (answer, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.url+path, bytes.NewReader(body))
+func (c *customers) try(ctx context.Context, method, url string, body []byte, headers ...string) (answer, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
 		return answer{}, err
 	}
@@ -287,14 +292,14 @@ func (a *answer) decode() error {
 }
 
 // insist sends a request until it is answered by something other than "not just now".
-func (c *customers) insist(ctx context.Context, method, path string, body []byte, headers ...string) (answer, error) {
+func (c *customers) insist(ctx context.Context, method, url string, body []byte, headers ...string) (answer, error) {
 	for {
-		a, err := c.try(ctx, method, path, body, headers...)
+		a, err := c.try(ctx, method, url, body, headers...)
 		if err == nil && a.status < 500 {
 			return a, nil
 		}
 		select {
-		case <-time.After(c.rng()):
+		case <-time.After(20*time.Millisecond + rand.N(180*time.Millisecond)):
 		case <-ctx.Done():
 			return a, ctx.Err()
 		}
@@ -306,25 +311,25 @@ func (c *customers) place(ctx context.Context, w wish) *Order {
 	headers := []string{"Idempotency-Key", w.Key}
 	if w.Impatient > 0 {
 		short, cancel := context.WithTimeout(ctx, w.Impatient)
-		_, _ = c.try(short, http.MethodPost, "/orders", w.body(), headers...)
+		_, _ = c.try(short, http.MethodPost, c.url+"/orders", w.body(), headers...)
 		cancel()
 	}
 	ids := make([]string, w.Twins)
 	var twins sync.WaitGroup
 	for i := range ids {
 		twins.Go(func() {
-			if a, err := c.insist(ctx, http.MethodPost, "/orders", w.body(), headers...); err == nil && a.status < 300 {
+			if a, err := c.insist(ctx, http.MethodPost, c.url+"/orders", w.body(), headers...); err == nil && a.status < 300 {
 				ids[i] = a.page.ID
 			}
 		})
 	}
-	a, err := c.insist(ctx, http.MethodPost, "/orders", w.body(), headers...)
+	a, err := c.insist(ctx, http.MethodPost, c.url+"/orders", w.body(), headers...)
 	twins.Wait()
 	for _, id := range ids {
 		switch {
 		case err != nil || id == "":
 		case a.status >= 300: // this one came when there was nothing left, its twin a moment before or after
-			a, err = c.insist(ctx, http.MethodPost, "/orders", w.body(), headers...)
+			a, err = c.insist(ctx, http.MethodPost, c.url+"/orders", w.body(), headers...)
 			if err == nil && a.page.ID != id {
 				c.violation("the key %s made the order %s and was then answered %d %s", w.Key, id, a.status, a.body)
 			}
@@ -351,7 +356,7 @@ func (c *customers) place(ctx context.Context, w wish) *Order {
 
 // again sends the request once more, long after: it must be the same order.
 func (c *customers) again(ctx context.Context, o *Order) {
-	a, err := c.insist(ctx, http.MethodPost, "/orders", o.wish.body(), "Idempotency-Key", o.wish.Key)
+	a, err := c.insist(ctx, http.MethodPost, c.url+"/orders", o.wish.body(), "Idempotency-Key", o.wish.Key)
 	switch {
 	case err != nil:
 	case a.page.ID != o.ID || a.page.Status != o.Status || a.page.Total.Amount != o.Total:
@@ -364,7 +369,7 @@ func (c *customers) again(ctx context.Context, o *Order) {
 }
 
 func (c *customers) cancel(ctx context.Context, id, key string) {
-	a, err := c.insist(ctx, http.MethodPost, "/orders/"+id+"/cancel", nil, "Idempotency-Key", key)
+	a, err := c.insist(ctx, http.MethodPost, c.url+"/orders/"+id+"/cancel", nil, "Idempotency-Key", key)
 	if err != nil {
 		return
 	}
@@ -383,7 +388,7 @@ func (c *customers) cancel(ctx context.Context, id, key string) {
 // watch follows an order to its end. The answer to a preferred wait tells whether it has ended: 200, not 202.
 func (c *customers) watch(ctx context.Context, o *Order) {
 	for ctx.Err() == nil {
-		a, err := c.insist(ctx, http.MethodGet, "/orders/"+o.ID, nil, "Prefer", "wait=4")
+		a, err := c.insist(ctx, http.MethodGet, c.url+"/orders/"+o.ID, nil, "Prefer", "wait=4")
 		if err != nil {
 			return
 		}
@@ -439,8 +444,6 @@ func (c *customers) staff(ctx context.Context, stock string, seed uint64, every 
 		case <-ctx.Done():
 			return
 		}
-		other := *c.client
-		staff := &customers{url: stock, client: &other, rng: c.rng, answers: map[string]int{}}
-		_, _ = staff.insist(ctx, http.MethodPost, "/stock/spice", fmt.Appendf(nil, `{"amount":%d}`, 5*(2+rng.IntN(6))), "Idempotency-Key", fmt.Sprintf("%s-spice-%d", run, i))
+		_, _ = c.insist(ctx, http.MethodPost, stock+"/stock/spice", fmt.Appendf(nil, `{"amount":%d}`, 5*(2+rng.IntN(6))), "Idempotency-Key", fmt.Sprintf("%s-spice-%d", run, i))
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -89,124 +88,172 @@ const (
 
 // Run makes a run. An error means that it could not be made; what the shop did wrong is in the report.
 func Run(ctx context.Context, cfg Config) (Report, error) {
-	cfg = cfg.withDefaults()
-	began := time.Now()
-	run := fmt.Sprintf("chaos-%d-%x", cfg.Seed, began.UnixMilli())
-	faults := Plan(cfg.Seed, cfg.Duration, cfg.Every, cfg.Only)
-	coming := wishes(cfg.Seed, cfg.Orders, cfg.Duration, faults, run)
-	var speaking sync.Mutex
-	say := func(format string, args ...any) {
-		speaking.Lock()
-		defer speaking.Unlock()
-		fmt.Fprintf(cfg.Out, "%6.1f s  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
+	d := newDriver(cfg.withDefaults())
+	if err := d.begin(ctx); err != nil {
+		return Report{}, err
 	}
-	say("seed %d: %d faults in %.0f s, %d customers", cfg.Seed, len(faults), cfg.Duration.Seconds(), len(coming))
+	defer d.end()
+	d.storm(ctx)
+	if err := d.heal(ctx); err != nil {
+		return Report{}, err
+	}
+	d.calm(ctx)
+	return d.judge(ctx)
+}
 
-	w := newWatch(cfg.Stack, cfg.Dir)
+// driver is one run.
+type driver struct {
+	cfg    Config
+	name   string // in the keys of its requests
+	faults []Fault
+	coming []wish
+
+	watch    *watch
+	wire     *duplicator
+	breaker  *breaker
+	guests   *customers
+	checker  *checker
+	before   counts
+	began    time.Time
+	healed   time.Time
+	beside   sync.WaitGroup // what watches and duplicates, to the end
+	stop     context.CancelFunc
+	visiting sync.WaitGroup
+	leave    context.CancelFunc // ends all visits
+
+	speaking sync.Mutex
+}
+
+func newDriver(cfg Config) *driver {
+	d := &driver{cfg: cfg, began: time.Now()}
+	d.name = fmt.Sprintf("chaos-%d-%x", cfg.Seed, d.began.UnixMilli())
+	d.faults = Plan(cfg.Seed, cfg.Duration, cfg.Every, cfg.Only)
+	d.coming = wishes(cfg.Seed, cfg.Orders, cfg.Duration, d.faults, d.name)
 	share := 0.0
 	if slices.Contains(cfg.Only, Duplicate) {
 		share = cfg.Duplicates
 	}
-	wire := newDuplicator(cfg.Stack.AMQP(), cfg.Seed, share, slices.Contains(cfg.Only, Reorder))
-	b := &breaker{
-		stack: cfg.Stack, dir: cfg.Dir, watch: w, wire: wire, told: say, client: &http.Client{Timeout: time.Second},
-		busy: map[string]bool{}, injected: map[Kind]int{}, recovery: map[string][]time.Duration{},
-	}
-	guests := newCustomers(cfg.Stack.URL("order"))
-	check := &checker{stack: cfg.Stack, out: cfg.Out}
-	before, err := check.look(ctx)
-	if err != nil {
-		return Report{}, fmt.Errorf("is the stack up? %w", err)
-	}
-	w.begin(ctx)
+	d.watch = newWatch(cfg.Stack, cfg.Dir)
+	d.wire = newDuplicator(cfg.Stack.AMQP(), cfg.Seed, share, slices.Contains(cfg.Only, Reorder))
+	d.breaker = newBreaker(cfg.Stack, cfg.Dir, d.watch, d.wire, d.say)
+	d.guests = newCustomers(cfg.Stack.URL("order"))
+	d.checker = &checker{stack: cfg.Stack, out: cfg.Out}
+	return d
+}
 
-	// What runs beside: it ends when all is over.
-	beside, end := context.WithCancel(ctx)
-	var others sync.WaitGroup
-	defer others.Wait()
-	defer end()
-	ready := make(chan struct{})
-	others.Go(func() { wire.run(beside, ready) })
-	others.Go(func() { w.run(beside) })
+func (d *driver) say(format string, args ...any) {
+	d.speaking.Lock()
+	defer d.speaking.Unlock()
+	fmt.Fprintf(d.cfg.Out, "%6.1f s  %s\n", time.Since(d.began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// begin notes what is there, and starts what runs beside.
+func (d *driver) begin(ctx context.Context) (err error) {
+	d.say("seed %d: %d faults in %.0f s, %d customers", d.cfg.Seed, len(d.faults), d.cfg.Duration.Seconds(), len(d.coming))
+	if d.before, err = d.checker.look(ctx); err != nil {
+		return fmt.Errorf("is the stack up? %w", err)
+	}
+	d.watch.begin(ctx)
+	beside, stop := context.WithCancel(ctx)
+	d.stop = stop
+	reading := make(chan struct{})
+	d.beside.Go(func() { d.wire.run(beside, reading) })
+	d.beside.Go(func() { d.watch.run(beside) })
+	d.beside.Go(func() { d.progress(beside) })
 	select {
-	case <-ready:
+	case <-reading:
+		return nil
 	case <-time.After(10 * time.Second):
-		return Report{}, errors.New("the history of the events cannot be read")
+		err = errors.New("the history of the events cannot be read")
 	case <-ctx.Done():
-		return Report{}, ctx.Err()
+		err = ctx.Err()
 	}
+	d.end()
+	return err
+}
 
-	// Whatever happens, nothing is left broken.
-	whole := false
-	defer func() {
-		if !whole {
-			_ = b.mend(context.WithoutCancel(ctx))
-		}
-	}()
+func (d *driver) end() {
+	d.stop()
+	d.beside.Wait()
+}
 
+// storm lets the customers come and everything break, until the last fault is over.
+func (d *driver) storm(ctx context.Context) {
 	start := time.Now()
-	visits, closing := context.WithCancel(ctx)
-	defer closing()
-	staffed, off := context.WithCancel(ctx)
-	defer off()
-	others.Go(func() { guests.staff(staffed, cfg.Stack.URL("make"), cfg.Seed, max(time.Second, cfg.Duration/25), run) })
-	others.Go(func() { progress(beside, guests, b, wire, say) })
-	var visiting, breaking sync.WaitGroup
-	visiting.Go(func() { guests.come(visits, start, coming, cfg.Customers) })
+	visits, leave := context.WithCancel(ctx)
+	d.leave = leave
+	d.visiting.Go(func() { d.guests.come(visits, start, d.coming, d.cfg.Customers) })
+	staffed, closed := context.WithCancel(ctx)
+	defer closed()
+	d.beside.Go(func() {
+		d.guests.staff(staffed, d.cfg.Stack.URL("make"), d.cfg.Seed, max(time.Second, d.cfg.Duration/25), d.name)
+	})
+	var breaking sync.WaitGroup
 	for l := range messageLane {
-		mine := slices.DeleteFunc(slices.Clone(faults), func(f Fault) bool { return f.Kind.lane() != l })
-		breaking.Go(func() { b.follow(ctx, start, mine) })
+		mine := slices.DeleteFunc(slices.Clone(d.faults), func(f Fault) bool { return f.Kind.lane() != l })
+		breaking.Go(func() { d.breaker.follow(ctx, start, mine) })
 	}
 	breaking.Wait()
-	b.open.Wait()
-	if err := b.mend(ctx); err != nil {
-		return Report{}, fmt.Errorf("cannot bring everything back: %w", err)
-	}
-	whole = true
-	off()
-	healed := time.Now()
-	say("all is healed; waiting for the orders")
+	d.breaker.open.Wait()
+}
 
+// heal leaves nothing broken, whatever happened: also when somebody has lost patience.
+func (d *driver) heal(ctx context.Context) error {
+	err := d.breaker.mend(context.WithoutCancel(ctx))
+	d.healed = time.Now()
+	switch {
+	case err != nil:
+		return fmt.Errorf("cannot bring everything back: %w", err)
+	case ctx.Err() != nil:
+		return errors.New("interrupted; everything runs again")
+	}
+	d.say("all is healed; waiting for the orders")
+	return nil
+}
+
+// calm waits for the customers, and then reminds the services of what was long ago.
+func (d *driver) calm(ctx context.Context) {
 	gone := make(chan struct{})
-	go func() { visiting.Wait(); close(gone) }()
+	go func() { d.visiting.Wait(); close(gone) }()
 	select {
 	case <-gone:
 	case <-time.After(patience):
-		closing()
-		<-gone
+		d.say("some orders do not end")
 	case <-ctx.Done():
-		return Report{}, ctx.Err()
 	}
-	wire.held.Wait()
-	wire.afterAll(ctx)
-	say("all customers have gone; waiting for rest, then the audit")
-	r := Report{Seed: cfg.Seed, Began: began, Schedule: faults}
-	b.fill(&r)
-	guests.fill(&r, healed)
-	wire.fill(&r)
-	w.fill(&r)
-	if r.Audit, err = check.audit(ctx, slices.Concat(before.dead, b.poison), guests.orders); err != nil {
+	d.leave()
+	<-gone
+	d.wire.held.Wait()
+	d.wire.afterAll(ctx)
+	d.say("all customers have gone; waiting for rest, then the audit")
+}
+
+// judge looks at what is left, and makes the report.
+func (d *driver) judge(ctx context.Context) (r Report, err error) {
+	r = Report{Seed: d.cfg.Seed, Began: d.began, Schedule: d.faults}
+	d.breaker.fill(&r)
+	d.guests.fill(&r, d.healed)
+	d.wire.fill(&r)
+	if r.Audit, err = d.checker.audit(ctx, slices.Concat(d.before.dead, d.breaker.poison), d.guests.orders); err != nil {
 		return r, fmt.Errorf("audit: %w", err)
 	}
-	after, err := check.look(ctx)
+	d.watch.fill(&r)
+	after, err := d.checker.look(ctx)
 	if err != nil {
 		return r, err
 	}
-	r.compare(before, after, b.poison)
-	poison := map[string]bool{}
-	for _, id := range b.poison {
-		poison[id] = true
-	}
-	if _, err := check.dead(ctx, poison); err != nil { // so that the next one who looks finds the shop as it was
+	r.compare(d.before, after, d.breaker.poison)
+	// Whoever looks next finds the shop without our poison.
+	if _, err := d.checker.dead(ctx, d.breaker.poison); err != nil {
 		return r, err
 	}
-	r.Took = time.Since(began)
-	r.judge(cfg)
+	r.Took = time.Since(d.began)
+	r.judge(d.cfg)
 	return r, nil
 }
 
 // progress tells now and then how far it is.
-func progress(ctx context.Context, c *customers, b *breaker, d *duplicator, say func(string, ...any)) {
+func (d *driver) progress(ctx context.Context) {
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
 	for {
@@ -215,15 +262,9 @@ func progress(ctx context.Context, c *customers, b *breaker, d *duplicator, say 
 		case <-ctx.Done():
 			return
 		}
-		c.mu.Lock()
-		placed, open := len(c.orders), c.open
-		c.mu.Unlock()
-		b.mu.Lock()
-		injected := 0
-		for _, n := range b.injected {
-			injected += n
+		placed, open := d.guests.now()
+		if open > 0 {
+			d.say("%d orders placed, %d open; %d faults; %d messages delivered twice", placed, open, d.breaker.now(), d.wire.duplicated.Load())
 		}
-		b.mu.Unlock()
-		say("%d orders placed, %d open; %d faults; %d messages delivered twice", placed, open, injected, d.duplicated.Load())
 	}
 }

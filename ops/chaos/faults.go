@@ -35,7 +35,7 @@ type breaker struct {
 	told   func(format string, args ...any)
 	client *http.Client
 
-	// A service that starts needs the servers, and starting anything is for one at a time. So whoever breaks a server
+	// A service that starts needs the servers and the partners, and starting anything is for one at a time. So whoever breaks a server
 	// holds this for writing until it is back, and whoever starts a service holds it for reading.
 	servers sync.RWMutex
 	start   sync.Mutex
@@ -51,9 +51,15 @@ type breaker struct {
 	injected map[Kind]int
 	skipped  int
 	poison   []string
-	healed   time.Time // the latest
 	recovery map[string][]time.Duration
 	trouble  []string // what went wrong with the faults themselves
+}
+
+func newBreaker(s *stack.Stack, dir string, w *watch, wire *duplicator, told func(string, ...any)) *breaker {
+	return &breaker{
+		stack: s, dir: dir, watch: w, wire: wire, told: told, client: &http.Client{Timeout: time.Second},
+		busy: map[string]bool{}, injected: map[Kind]int{}, recovery: map[string][]time.Duration{},
+	}
 }
 
 func (b *breaker) hit(k Kind) {
@@ -62,10 +68,14 @@ func (b *breaker) hit(k Kind) {
 	b.injected[k]++
 }
 
-func (b *breaker) heal() {
+// now is how many faults there were so far.
+func (b *breaker) now() (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.healed = time.Now()
+	for _, times := range b.injected {
+		n += times
+	}
+	return n
 }
 
 func (b *breaker) measured(what string, took time.Duration) {
@@ -143,7 +153,6 @@ func (b *breaker) onService(ctx context.Context, f Fault) error {
 			if err := signal(b.dir, f.Target, syscall.SIGCONT); err != nil {
 				b.failed(f, err)
 			}
-			b.heal()
 		})
 		return nil
 	}
@@ -233,22 +242,20 @@ func (b *breaker) startService(ctx context.Context, name string) (s started, err
 	s.exec = time.Now()
 	err = b.startAgain(ctx, name)
 	s.ready = time.Since(s.exec)
-	b.heal()
 	return s, err
 }
 
 // startAgain tries until it is up: a killed Postgres holds its files for a moment.
 func (b *breaker) startAgain(ctx context.Context, name string) (err error) {
-	for range 20 {
-		if err = b.stack.Start(context.WithoutCancel(ctx), name); err == nil {
-			return nil
+	for end := time.Now().Add(time.Minute); ; {
+		if err = b.stack.Start(context.WithoutCancel(ctx), name); err == nil || time.Now().After(end) {
+			return err
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
 		}
 	}
-	return err
 }
 
 // onServer ends the broker or Postgres, starts it again, and sees how long the services take to work with it.
@@ -271,7 +278,6 @@ func (b *breaker) onServer(ctx context.Context, f Fault) error {
 		}
 	}
 	b.hit(f.Kind)
-	defer b.heal()
 	done, what := acks, brokerToDelivery
 	if f.Target == "postgres" {
 		done, what = commits, postgresToCommit
@@ -363,7 +369,6 @@ func (b *breaker) pauseServer(ctx context.Context, f Fault) error {
 	case <-time.After(f.For):
 	case <-ctx.Done():
 	}
-	defer b.heal()
 	each(syscall.SIGCONT)
 	return signal(b.dir, f.Target, syscall.SIGCONT)
 }
@@ -413,7 +418,6 @@ func (b *breaker) twin(ctx context.Context, f Fault) error {
 		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		b.heal()
 		text, err := os.ReadFile(log.Name())
 		if err != nil {
 			b.failed(f, err)
@@ -426,8 +430,10 @@ func (b *breaker) twin(ctx context.Context, f Fault) error {
 	return nil
 }
 
-// killPartners lets the outside be away for a while.
+// killPartners lets the outside be away for a while. To a service it is one more server.
 func (b *breaker) killPartners(ctx context.Context, f Fault) error {
+	b.servers.Lock()
+	defer b.servers.Unlock()
 	if err := signal(b.dir, "partners", syscall.SIGKILL); err != nil {
 		return err
 	}
@@ -440,9 +446,6 @@ func (b *breaker) killPartners(ctx context.Context, f Fault) error {
 	case <-time.After(f.For):
 	case <-ctx.Done():
 	}
-	b.start.Lock()
-	defer b.start.Unlock()
-	defer b.heal()
 	return b.startAgain(ctx, "partners")
 }
 
@@ -480,7 +483,6 @@ func (b *breaker) freezeBroker(ctx context.Context, f Fault) error {
 	}
 	all.Wait()
 	b.told("%s: noticed after %.1f s", f, time.Since(frozen).Seconds())
-	defer b.heal()
 	return signal(b.dir, f.Target, syscall.SIGCONT)
 }
 
@@ -533,7 +535,6 @@ func (b *breaker) onPartner(ctx context.Context, f Fault) error {
 	case <-time.After(f.For):
 	case <-ctx.Done():
 	}
-	defer b.heal()
 	return b.setFaults(context.WithoutCancel(ctx), partners.Faults{})
 }
 

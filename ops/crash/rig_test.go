@@ -226,7 +226,15 @@ func (r *rig) tellTroubles(t *testing.T) {
 // were started again a minute later.
 func (r *rig) age(t *testing.T, service string) {
 	t.Helper()
-	if _, err := r.dbs[service].ExecContext(t.Context(), `UPDATE outbox SET due_at = now() WHERE timer IS NULL OR due_at < now() + interval '1 minute'`); err != nil {
+	r.must(t, func() error { // a commit may still be on its way
+		held := 0
+		err := r.dbs[service].QueryRow(`SELECT count(*) FROM pg_stat_activity WHERE application_name IN ($1, $1 || ' relay')`, service).Scan(&held)
+		if err == nil && held > 0 {
+			err = fmt.Errorf("the database still serves %d connections of %s, which is dead", held, service)
+		}
+		return err
+	})
+	if _, err := r.dbs[service].Exec(`UPDATE outbox SET due_at = now() WHERE timer IS NULL OR due_at < now() + interval '1 minute'`); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -321,10 +329,14 @@ func (r *rig) get(service, path string, v any) error {
 	return err
 }
 
-// insist makes a request until it is answered: as a client does who got no answer, with the same Idempotency-Key.
+// insist makes a request until it is answered, as a client does who got no answer: with the same Idempotency-Key, once the
+// service is ready again. (Earlier it may take the request, but not publish at once what comes of it.)
 func (r *rig) insist(method, service, path, body, key string, v any) error {
 	var refused error
 	err := eventually(func() error {
+		if err := r.get(service, "/readyz", &struct{}{}); err != nil {
+			return err
+		}
 		a, err := r.call(method, service, path, body, "Idempotency-Key", key)
 		switch {
 		case err != nil:

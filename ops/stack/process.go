@@ -239,7 +239,9 @@ func born(pid int) (ticks uint64, ok bool) {
 		return 0, false
 	}
 	ticks, err = strconv.ParseUint(fields[19], 10, 64)
-	return ticks, err == nil && fields[0] != "Z" && fields[0] != "X"
+	// The first thread may be gone before the others, which still hold its ports: num_threads is field 20.
+	gone := fields[0] == "X" || fields[0] == "Z" && (fields[17] == "0" || fields[17] == "1")
+	return ticks, err == nil && !gone
 }
 
 // openLog opens a log to append, and says where the new part begins.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -39,6 +40,9 @@ Works on the running stack, or on the servers of DATABASE_URL and RABBITMQ_MANAG
 			s, err := stack.Open(where)
 			if err != nil {
 				return failed(err)
+			}
+			if rows, err := s.Status(cmd.Context()); err != nil || rows == nil && where.DatabaseURL == "" {
+				return failed(cmp.Or(err, errors.New("nothing runs: start it with up, or name the servers by DATABASE_URL and RABBITMQ_MANAGEMENT_URL")))
 			}
 			cfg.Database = cmp.Or(where.DatabaseURL, s.Database())
 			cfg.Management = cmp.Or(where.ManagementURL, s.Management())

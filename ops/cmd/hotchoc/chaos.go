@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -93,7 +94,7 @@ The faults: ` + strings.Join(all, ", ") + `.`,
 // asItRuns opens the stack so that what is started again gets the settings that it runs with.
 func asItRuns(cmd *cobra.Command) (*stack.Stack, error) {
 	cfg := config(cmd)
-	cfg.Out = nil
+	cfg.Out, cfg.Patience = nil, 45*time.Second
 	s, err := stack.Open(cfg)
 	if err != nil {
 		return nil, err
