@@ -347,7 +347,7 @@ func (b *bench) forget(service, order, typ string) {
 func (b *bench) rebuild(service, stream string) {
 	b.t.Helper()
 	events := b.events(service, `stream = $1 ORDER BY version`, stream)
-	fold, done, err := audit.Refold(serviceFlow(service), flow.States)
+	fold, done, err := serviceFlow(service).Refold(flow.States)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -370,7 +370,7 @@ func (b *bench) review(orders ...string) {
 			events = append(events, b.events(service, `saga = $1 ORDER BY position`, order)...)
 		}
 		for _, table := range []string{"order_status", "order_history"} {
-			fold, done, err := audit.Refold(serviceFlow("order"), table)
+			fold, done, err := serviceFlow("order").Refold(table)
 			if err != nil {
 				b.t.Fatal(err)
 			}

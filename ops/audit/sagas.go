@@ -125,7 +125,7 @@ func (w *sagaWalk) open(ctx context.Context) error {
 			continue
 		}
 		d := w.database(v.Service)
-		fold, done, err := refold(d.flow, v.Table)
+		fold, done, err := d.flow.Refold(v.Table)
 		if err != nil {
 			return err
 		}
@@ -261,7 +261,7 @@ func (a *audit) hold(invariant, service, table string, saga uuid.UUID, kept docu
 	switch {
 	case !ok:
 		a.report(invariant, service, saga, "%s %s has no events", table, kept.key)
-	case want.Version != 0 && kept.version != want.Version:
+	case kept.version != want.Version:
 		a.report(invariant, service, saga, "%s %s is at version %d, should be at %d", table, kept.key, kept.version, want.Version)
 	default:
 		if difference := compare(kept.body, want.Body); difference != "" {

@@ -6,10 +6,12 @@ import (
 	"fmt"
 
 	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
 
 	"hotchoc/pkg/contract"
 	"hotchoc/pkg/contract/makev1"
 	"hotchoc/pkg/contract/shopv1"
+	"hotchoc/pkg/event"
 	"hotchoc/pkg/flow"
 	"hotchoc/pkg/store"
 )
@@ -33,7 +35,7 @@ func (a *audit) streams(ctx context.Context, d *database) error {
 		return err
 	}
 	defer states.close()
-	fold, done, err := refold(d.flow, flow.States)
+	fold, done, err := d.flow.Refold(flow.States)
 	if err != nil {
 		return err
 	}
@@ -326,3 +328,6 @@ func (s *shelf) compare(a *audit, state []byte) {
 		}
 	}
 }
+
+// folder folds one event into documents; see flow.Refold.
+type folder = func(proto.Message, event.Envelope)

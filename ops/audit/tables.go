@@ -80,7 +80,7 @@ func (a *audit) views(ctx context.Context, d *database) error {
 		if foreign(v) {
 			invariant = "Q6"
 		}
-		fold, done, err := refold(d.flow, v.Table)
+		fold, done, err := d.flow.Refold(v.Table)
 		if err != nil {
 			return err
 		}

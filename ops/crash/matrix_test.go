@@ -265,7 +265,6 @@ func (r *rig) die(t *testing.T, k kind, p point, before []*begun) (open []*begun
 	if err != nil || !process.killed() || at != p.at || p.label != "" && !slices.Contains(strings.Fields(labels), p.label) {
 		t.Errorf("%s: at %s the process ended otherwise: %v, mark %q, %v", k.name, p, process.cmd.ProcessState, said, err)
 	}
-	r.age(t, k.service)
 	return open, true
 }
 

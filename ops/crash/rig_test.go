@@ -133,7 +133,7 @@ func (r *rig) broker(service string) (*url.URL, error) {
 	return nil, fmt.Errorf("%s has not been told where the broker is", service)
 }
 
-// start replaces the process of a service by a new one.
+// start replaces the process of a service, if need be by killing it, by a new one.
 func (r *rig) start(t *testing.T, service string, env ...string) *process {
 	t.Helper()
 	if p, ours := r.running[service]; ours {
@@ -151,6 +151,7 @@ func (r *rig) start(t *testing.T, service string, env ...string) *process {
 			return err
 		})
 	}
+	r.age(t, service)
 	told, err := r.shop.Env(service)
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package flow
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -158,39 +157,4 @@ func (f *Flow) Fold(name string, records []event.Record) (json.RawMessage, error
 		s.evolve(state, fact)
 	}
 	return json.Marshal(state)
-}
-
-// FoldView computes a document of a view from events, which may come in any order that keeps each stream's; nil if none of
-// them concerns the key. Views must be equal to it: it is how they are audited and rebuilt.
-func (f *Flow) FoldView(table, key string, records []event.Record) (json.RawMessage, error) {
-	for _, v := range f.views {
-		if v.table != table {
-			continue
-		}
-		var doc any
-		version := int64(0)
-		for _, r := range records {
-			if !slices.Contains(v.hears, r.Type) {
-				continue
-			}
-			e, _ := contract.Lookup(r.Type)
-			fact, err := e.Unmarshal(r.Body)
-			if err != nil {
-				return nil, fmt.Errorf("%s version %d: %w", r.Stream, r.Version, err)
-			}
-			if !slices.Contains(v.keysOf(fact, r.Envelope), key) || v.copies && r.Version <= version {
-				continue
-			}
-			if doc == nil {
-				doc = v.fresh()
-			}
-			v.fold(doc, fact, r.Envelope)
-			version = r.Version
-		}
-		if doc == nil {
-			return nil, nil
-		}
-		return json.Marshal(doc)
-	}
-	return nil, fmt.Errorf("flow %s has no view %q", f.Service, table)
 }
