@@ -379,8 +379,7 @@ func (b *breaker) twin(ctx context.Context, f Fault) error {
 	if err != nil {
 		return err
 	}
-	name := f.Target + "-twin"
-	log, err := os.Create(filepath.Join(b.dir, "log", name+".log"))
+	log, err := os.CreateTemp(filepath.Join(b.dir, "log"), f.Target+"-twin-*.log")
 	if err != nil {
 		return err
 	}
@@ -389,8 +388,7 @@ func (b *breaker) twin(ctx context.Context, f Fault) error {
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		log.Close()
-		return err
+		return errors.Join(err, log.Close(), os.Remove(log.Name()))
 	}
 	b.hit(f.Kind)
 	hangs := f.Draw%3 == 0 && f.For > 4*time.Second
@@ -406,6 +404,7 @@ func (b *breaker) twin(ctx context.Context, f Fault) error {
 		}
 	}
 	b.open.Go(func() {
+		defer os.Remove(log.Name())
 		defer log.Close()
 		if hangs {
 			wait(time.Second)
