@@ -50,7 +50,7 @@ CREATE TABLE inbox (
 CREATE TABLE barrier (
   saga      uuid NOT NULL,
   step      text NOT NULL,
-  state     text NOT NULL CHECK (state IN ('done', 'undone', 'suppressed')),
+  state     text NOT NULL CHECK (state IN ('done', 'undone', 'suppressed', 'given up')),
   fact      uuid,                                 -- the event that is undone
   undone_by uuid,                                 -- the event that undid it
   raised_at timestamptz NOT NULL DEFAULT now(),

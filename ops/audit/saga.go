@@ -114,7 +114,9 @@ func (s *saga) standing(r *rules) {
 				s.bad("S4", service, "%s, without a barrier of the step %q", append(facts, undos...)[0].Type, step)
 			case b.state == store.Suppressed && len(facts) > 0:
 				s.bad("S4", service, "the step %q is suppressed, but there is its %s", step, g.fact)
-			case b.state != store.Suppressed && among(facts, b.fact) == nil:
+			case b.state == store.GivenUp && len(facts) > 0:
+				s.bad("S4", service, "the step %q was given up, but there is its %s", step, g.fact)
+			case b.state != store.Suppressed && b.state != store.GivenUp && among(facts, b.fact) == nil:
 				s.bad("S4", service, "the step %q is %s, but its %s is not in the log", step, b.state, g.fact)
 			case b.state != store.Undone && len(undos) > 0:
 				s.bad("S4", service, "the step %q is %s, but there is %s", step, b.state, g.undo)

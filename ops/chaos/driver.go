@@ -177,7 +177,7 @@ func (d *driver) end() {
 	d.beside.Wait()
 }
 
-// storm lets the customers come and everything break, until the last fault is over.
+// storm lets the customers come and everything break, until the time and the last fault are over.
 func (d *driver) storm(ctx context.Context) {
 	start := time.Now()
 	visits, leave := context.WithCancel(ctx)
@@ -195,6 +195,10 @@ func (d *driver) storm(ctx context.Context) {
 	}
 	breaking.Wait()
 	d.breaker.open.Wait()
+	select {
+	case <-time.After(time.Until(start.Add(d.cfg.Duration))):
+	case <-ctx.Done():
+	}
 }
 
 // heal leaves nothing broken, whatever happened: also when somebody has lost patience.

@@ -58,6 +58,9 @@ func (k kind) points() (all []point) {
 	if k.asks {
 		add(k.hears, "ask.before", "ask.after")
 	}
+	if k.prepare != nil {
+		add(k.hears, "ask.barred")
+	}
 	add(k.hears, "door.read", "door.decided", "door.written", "door.committed")
 	if !k.command {
 		add(k.hears, "consume.settled", "consume.acked")
@@ -135,7 +138,7 @@ func unreachable(t *testing.T, r *rig) (all []*begun) {
 	if err := r.faults(partner{ErrorRate: 1}, partner{}); err != nil {
 		t.Fatal(err)
 	}
-	for range 16 {
+	for range 20 {
 		all = append(all, r.begin(declined("", "tok_down"), func() {}))
 	}
 	for _, b := range all {
@@ -316,10 +319,11 @@ func TestAProcessThatDiesAtAnyPointLosesNothingAndDoesNothingTwice(t *testing.T)
 	if err := r.offer(); err != nil {
 		t.Fatal(err)
 	}
-	total, failed, reached, kinds := 0, 0, map[string]int{}, matrix()
+	total, ran, failed, reached, kinds := 0, 0, 0, map[string]int{}, matrix()
 	for _, k := range kinds {
 		if t.Run(k.name, func(t *testing.T) {
 			begin := time.Now()
+			ran++
 			n := r.dieEverywhere(t, k, reached)
 			total += n
 			t.Logf("%d points in %.1f s", n, time.Since(begin).Seconds())
@@ -335,11 +339,11 @@ func TestAProcessThatDiesAtAnyPointLosesNothingAndDoesNothingTwice(t *testing.T)
 		r.ready(t, k.service, r.start(t, k.service))
 	}
 	for point, at := range inSource(t) {
-		if reached[point] == 0 {
+		if reached[point] == 0 && ran == len(kinds) {
 			t.Errorf("%s: %s was not reached", at, point)
 		}
 	}
-	fmt.Printf("%d crash points of %d kinds of handlers reached in %.1f s\n", total, len(kinds), time.Since(begin).Seconds())
+	fmt.Printf("%d crash points of %d kinds of handlers reached in %.1f s\n", total, ran, time.Since(begin).Seconds())
 
 	r.atRest(t)
 	r.finish(t, r.deeds) // also of what ended in time nothing came afterwards

@@ -47,10 +47,10 @@ func (f *Flow) Asks(m Message) bool { return len(f.asking(m)) > 0 }
 // AskOutside makes the calls to the outside that the steps of a message want, and returns the message with the answers.
 // A step whose retry budget is spent voids its key instead, if it can give up. An error means that an outcome is unknown:
 // nothing may be decided, the message is tried again.
-func (f *Flow) AskOutside(ctx context.Context, m Message) (Message, error) {
+func (d *Door) AskOutside(ctx context.Context, m Message) (Message, error) {
 	asked := map[*step]answer{}
-	for _, s := range f.asking(m) {
-		a, err := s.askOutside(ctx, m)
+	for _, s := range d.flow.asking(m) {
+		a, err := d.askOutside(ctx, s, m)
 		if err != nil {
 			return m, fmt.Errorf("step %q asked under %s: %w", s.name, s.key(m.Envelope), err)
 		}
@@ -63,7 +63,7 @@ func (f *Flow) AskOutside(ctx context.Context, m Message) (Message, error) {
 // spent tells that the message has used up the budget of a step that can give up.
 func (s *step) spent(m Message) bool { return s.gives && m.Attempt > s.retry.Attempts }
 
-func (s *step) askOutside(ctx context.Context, m Message) (answer, error) {
+func (d *Door) askOutside(ctx context.Context, s *step, m Message) (answer, error) {
 	because := errors.New("the retry budget is spent")
 	if !s.spent(m) && s.ask != nil {
 		value, err := s.outside(ctx, s.ask, s.retry.Timeout, m)
@@ -75,6 +75,12 @@ func (s *step) askOutside(ctx context.Context, m Message) (answer, error) {
 	if s.void == nil {
 		return answer{gaveUp: true, because: because}, nil
 	}
+	if ours, err := d.bar(ctx, s, m); err != nil {
+		return answer{}, fmt.Errorf("bar before giving up: %w", err)
+	} else if !ours {
+		return answer{gaveUp: true, because: because}, nil // the door will see that it is a duplicate
+	}
+	crash.At("ask.barred", m.Type)
 	value, err := s.outside(ctx, s.void, Compensation.Timeout, m)
 	if err != nil {
 		return answer{}, fmt.Errorf("void after giving up: %w", err)

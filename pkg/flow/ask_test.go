@@ -62,7 +62,7 @@ func through(t *testing.T, s store.Store, f *flow.Flow, m flow.Message) flow.Ver
 	if !f.Asks(m) {
 		return process(s, f, m)[0]
 	}
-	answered, err := f.AskOutside(t.Context(), m)
+	answered, err := flow.NewDoor(f, s, nil, nil).AskOutside(t.Context(), m)
 	if err != nil {
 		return flow.Verdict{Err: err}
 	}
@@ -156,7 +156,7 @@ func TestACallHasItsTimeAndDoesNotEndWithTheService(t *testing.T) {
 		}
 		stopped, stop := context.WithCancel(t.Context())
 		stop()
-		_, err := f.AskOutside(stopped, placed(t, f, 1, ""))
+		_, err := flow.NewDoor(f, store.NewMemory(), nil, nil).AskOutside(stopped, placed(t, f, 1, ""))
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 2*time.Second {
 			t.Errorf("got %v after %v", err, time.Since(began))
 		}
@@ -223,5 +223,42 @@ func TestAStepThatAsksNobodyIsGivenUpAfterItsBudget(t *testing.T) {
 	handled(t, []flow.Verdict{through(t, s, f, m)}, "payment.failed")
 	if got := s.Barrier(store.BarrierKey{Saga: m.Saga, Step: "charge"}); got != "" {
 		t.Errorf("the barrier is %q", got)
+	}
+}
+
+// A message can be there twice: a crash between its republication and its ack leaves a copy behind. Each has its own count
+// of attempts.
+func TestACopyThatGivesUpVoidsNothingThatIsRecorded(t *testing.T) {
+	b := &bank{capture: says("cap_1", nil), void: says("ref_1", nil)}
+	f, s := counter(b), store.NewMemory()
+	m := placed(t, f, 1, "")
+	handled(t, []flow.Verdict{through(t, s, f, m)}, "payment.captured")
+	m.Attempt = 4
+	v := through(t, s, f, m)
+	if want := []string{"capture " + order(1) + "/charge of ada for customer:ada"}; !v.Duplicate || !slices.Equal(b.asked, want) {
+		t.Errorf("got %+v, asked %q, want %q", v, b.asked, want)
+	}
+}
+
+func TestACopyThatIsAnsweredBeforeAnotherGivesUpIsNotRecordedAfter(t *testing.T) {
+	b := &bank{capture: says("cap_1", nil), void: says("", errors.New("no answer"))}
+	f, s := counter(b), store.NewMemory()
+	m := placed(t, f, 1, "")
+	answered, err := flow.NewDoor(f, s, nil, nil).AskOutside(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := m
+	last.Attempt = 4
+	if v := through(t, s, f, last); v.Err == nil {
+		t.Errorf("the void failed, but the verdict is %+v", v)
+	}
+	if v := process(s, f, answered)[0]; v.Err == nil || len(s.Log()) != 0 {
+		t.Errorf("got %+v: its key may be void", v)
+	}
+	b.void = says("ref_1", nil)
+	handled(t, []flow.Verdict{through(t, s, f, last)}, "payment.failed")
+	if v := process(s, f, answered)[0]; !v.Duplicate {
+		t.Errorf("got %+v", v)
 	}
 }

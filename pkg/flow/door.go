@@ -152,6 +152,41 @@ func (d *Door) commit(ctx context.Context, batch []Message, verdicts []Verdict) 
 	return nil
 }
 
+// bar closes the way of a step that gives up, in a commit of its own, before its key is voided: there may be a copy of the
+// message (a crash between its republication and its ack leaves one) that has been answered and is about to commit that.
+// Either the copy was first: then what it asked for stands, must not be voided, and bar returns false. Or it finds its way
+// barred. A step without a barrier is not undone by anybody, and the void of its key must be harmless after it was done.
+func (d *Door) bar(ctx context.Context, s *step, m Message) (bool, error) {
+	for try := 1; ; try++ {
+		ours, err := d.barOnce(ctx, s, m)
+		if !errors.Is(err, store.ErrConflict) || try == maxTries {
+			return ours, err
+		}
+	}
+}
+
+func (d *Door) barOnce(ctx context.Context, s *step, m Message) (bool, error) {
+	tx, err := d.store.Begin(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer tx.Rollback()
+	key := store.BarrierKey{Saga: m.Saga, Step: s.name}
+	found, err := tx.Read(ctx, store.Request{Claims: []store.ClaimKey{{Step: s.name, Message: m.ID}}, Barriers: []store.BarrierKey{key}})
+	switch {
+	case err != nil:
+		return false, err
+	case len(found.Claims) > 0:
+		return false, nil
+	case len(found.Barriers) > 0 || !d.flow.barred(s):
+		return true, nil // given up or suppressed before; or there is nothing to bar
+	}
+	if err := tx.Write(ctx, store.Changes{Barriers: []store.Barrier{{BarrierKey: key, State: store.GivenUp}}}); err != nil {
+		return false, err
+	}
+	return true, tx.Commit()
+}
+
 // crashAt is a point where tests let the process die, with the types of the messages at hand.
 func crashAt(point string, batch []Message) {
 	if crash.On {

@@ -169,7 +169,7 @@ func (in *Intake) Take(ctx context.Context, m Message, settle func(Verdict)) {
 		return
 	}
 	go func() {
-		answered, err := in.flow.AskOutside(ctx, m)
+		answered, err := in.door.AskOutside(ctx, m)
 		<-in.asks
 		if err != nil {
 			in.report(m, Verdict{Err: err})

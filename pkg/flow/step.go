@@ -39,6 +39,7 @@ type input struct {
 	answer  any
 	fact    proto.Message
 	won     bool
+	gaveUp  bool
 }
 
 // Call is what an Ask knows of the message it is made for.

@@ -315,9 +315,9 @@ func (t *turn) newestFirst(steps []*step, m *Message) []*step {
 
 // ask gets the decision of a step, with the barrier's leave; ok is false when states are missing.
 func (t *turn) ask(s *step, m *Message) (o Outcome, suppressed, ok bool, err error) {
-	in := input{message: *m, answer: m.asked[s].value}
+	in := input{message: *m, answer: m.asked[s].value, gaveUp: m.asked[s].gaveUp}
 	decide := s.decide
-	if m.asked[s].gaveUp {
+	if in.gaveUp {
 		decide = s.giveUp
 	}
 	key, guarded := t.barrierKey(s, m)
@@ -336,6 +336,9 @@ func (t *turn) ask(s *step, m *Message) (o Outcome, suppressed, ok bool, err err
 	case s.undoes == "":
 		if b.now.State == store.Suppressed {
 			return Outcome{}, true, true, nil
+		}
+		if b.now.State == store.GivenUp && !in.gaveUp {
+			return o, false, false, fmt.Errorf("step %q was given up before: its key is void", s.name)
 		}
 	case b.now.State == "":
 		b.now.State = store.Suppressed

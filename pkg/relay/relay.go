@@ -93,11 +93,25 @@ func New(outbox store.Outbox, p Publisher, log *zap.Logger, cfg Config) *Relay {
 // Committed hands over what a commit just wrote. It never blocks: when the broker is away or far behind, the sweeper does
 // it later.
 func (r *Relay) Committed(events []event.Record) {
-	if !r.publisher.Ready() {
-		return
+	if r.publisher.Ready() {
+		select {
+		case r.fresh <- events:
+			return
+		default:
+		}
 	}
+	r.leave(events)
+}
+
+// leave gives up the head start that this process has over the sweepers.
+func (r *Relay) leave(events []event.Record) {
+	r.mu.Lock()
+	for _, e := range events {
+		r.failed = append(r.failed, e.ID)
+	}
+	r.mu.Unlock()
 	select {
-	case r.fresh <- events:
+	case r.wake <- struct{}{}:
 	default:
 	}
 }

@@ -55,11 +55,13 @@ type ClaimKey struct {
 	Message uuid.UUID
 }
 
-// The states of a barrier: of one step of one saga, at most one of done and suppressed, and undone only after done.
+// The states of a barrier: of one step of one saga, at most one of done, suppressed and given up, and undone only after
+// done.
 const (
 	Done       = "done"       // the step ran and its fact stands
 	Undone     = "undone"     // it ran and was compensated
 	Suppressed = "suppressed" // it was compensated (or barred) before it ran, and must not run any more
+	GivenUp    = "given up"   // it gave up before it ran: what it asked the outside for is void, or about to be
 )
 
 // BarrierKey names one step of one saga.

@@ -157,7 +157,7 @@ func (s *Saga) process(m flow.Message) {
 	s.message = m
 	before := s.store.Log()
 	if s.flow.Asks(m) {
-		asked, err := s.flow.AskOutside(context.Background(), m)
+		asked, err := s.door.AskOutside(context.Background(), m)
 		if err != nil {
 			s.verdict = flow.Verdict{Err: err}
 			return
