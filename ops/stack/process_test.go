@@ -123,7 +123,11 @@ func TestSettingsReplaceOurs(t *testing.T) {
 	if want := "A=1 LOG_LEVEL=warn"; err != nil || strings.Join(got, " ") != want {
 		t.Errorf("%v, %v; want %s", got, err, want)
 	}
-	for _, bad := range []string{"LOG_LEVEL", "=x", "A=with blank", "A='x'"} {
+	s.cfg.Env = []string{"LEDGER_DIR=/a path/with blanks"}
+	if got, err := s.override("partners", nil); err != nil || len(got) != 1 || got[0] != s.cfg.Env[0] {
+		t.Errorf("%q, %v; a path may have blanks", got, err)
+	}
+	for _, bad := range []string{"LOG_LEVEL", "=x", "A B=x", "A=two\nlines"} {
 		s.cfg.Env = []string{bad}
 		if _, err := s.override("pay", nil); err == nil {
 			t.Errorf("%q is accepted", bad)

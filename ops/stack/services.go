@@ -90,8 +90,8 @@ func (s *Stack) override(name string, env []string) ([]string, error) {
 			}
 			key = rest
 		}
-		if !ok || key == "" || strings.ContainsAny(setting, " \t\n'\"") {
-			return nil, fmt.Errorf("setting %q: want KEY=value or service:KEY=value, without blanks or quotes", setting)
+		if !ok || key == "" || strings.ContainsAny(key, " \t'\"") || strings.Contains(setting, "\n") {
+			return nil, fmt.Errorf("setting %q: want KEY=value or service:KEY=value on one line", setting)
 		}
 		env = slices.DeleteFunc(env, func(e string) bool { return strings.HasPrefix(e, key+"=") })
 		env = append(env, key+"="+value)
@@ -129,7 +129,7 @@ func (s *Stack) URL(name string) string { return "http://" + address(s.port(name
 // Env is what a service was started with.
 func (s *Stack) Env(name string) ([]string, error) {
 	raw, err := os.ReadFile(s.path("env", name+".env"))
-	return strings.Fields(string(raw)), err
+	return strings.FieldsFunc(string(raw), func(r rune) bool { return r == '\n' }), err
 }
 
 func isService(name string) bool { return name == partners || slices.Contains(services, name) }
