@@ -25,6 +25,7 @@ func Run(ctx context.Context, cfg Config) error {
 			go waits.poll(ctx)
 			(&api{intake: rt.Intake, views: views, ends: waits}).routes(s)
 		},
+		Check: func(ctx context.Context, rt host.Runtime) error { return queries{rt.DB}.hasMenu(ctx) },
 		Committed: func(events []event.Record) {
 			for _, e := range events {
 				waits.happened(e.Type, e.Saga)

@@ -251,6 +251,18 @@ func (q queries) ended(ctx context.Context, ids []string) (ended []string, err e
 	return ended, q.db.SelectContext(ctx, &ended, q.db.Rebind(query), args...)
 }
 
+// hasMenu tells whether the menu has come: in a new shop it is a moment on its way, and until then nothing can be ordered.
+func (q queries) hasMenu(ctx context.Context) error {
+	var has bool
+	if err := q.db.GetContext(ctx, &has, `SELECT EXISTS (SELECT FROM menu_copy)`); err != nil {
+		return err
+	}
+	if !has {
+		return errors.New("the menu has not come yet")
+	}
+	return nil
+}
+
 // customer returns what is known of a customer.
 func (q queries) customer(ctx context.Context, id string) (Customer, bool, error) {
 	var doc []byte

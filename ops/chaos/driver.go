@@ -120,7 +120,6 @@ type driver struct {
 	stop     context.CancelFunc
 	visiting sync.WaitGroup
 	leave    context.CancelFunc // ends all visits
-
 	speaking sync.Mutex
 }
 

@@ -35,11 +35,11 @@ type breaker struct {
 	told   func(format string, args ...any)
 	client *http.Client
 
-	// A service that starts needs the servers and the partners, and starting anything is for one at a time. So whoever breaks a server
-	// holds this for writing until it is back, and whoever starts a service holds it for reading.
+	// A service that starts needs the servers and the partners, and starting anything is for one at a time. So whoever
+	// breaks a server holds this for writing until it is back, and whoever starts a service holds it for reading.
 	servers sync.RWMutex
 	start   sync.Mutex
-	// shaken counts what disturbs the measurement of a start: faults on servers and partners, when they begin and when they end.
+	// shaken counts what disturbs the measurement of a start: faults on servers and partners, at their beginning and end.
 	shaken atomic.Int64
 	// calm is held while a fault on the services begins; a frozen broker is watched in peace.
 	calm sync.Mutex
@@ -49,7 +49,6 @@ type breaker struct {
 	mu       sync.Mutex
 	busy     map[string]bool // services that are down or paused
 	injected map[Kind]int
-	skipped  int
 	poison   []string
 	recovery map[string][]time.Duration
 	trouble  []string // what went wrong with the faults themselves
@@ -214,7 +213,6 @@ func (b *breaker) take(f *Fault) bool {
 			return true
 		}
 	}
-	b.skipped++
 	return false
 }
 

@@ -37,6 +37,8 @@ type Service struct {
 	// Outside, if not nil, tells whether the outside that the service asks can be reached. While it cannot, nothing is
 	// consumed: see flow.ErrAway.
 	Outside func(context.Context) error
+	// Check, if not nil, tells whether the service has what it needs of its own to be ready.
+	Check func(context.Context, Runtime) error
 	// Start, if not nil, runs once the database is there and before the service is ready: to fill an empty one, say.
 	Start func(context.Context, Runtime) error
 	// Committed, if not nil, is told what each commit wrote to the log. It must not block.
@@ -134,11 +136,15 @@ func Run(ctx context.Context, cfg Config, s Service) error {
 		return nil
 	}
 	consumer := rabbit.NewConsumer(cfg.rabbit(s.Flow.Service), s.Flow, intake, publisher, pg, back, m.settled, log)
-	server := web.New(s.Flow, map[string]web.Check{
+	checks := map[string]web.Check{
 		"database":   func(ctx context.Context) error { return pg.Ping(ctx) },
 		"publishing": ready(publisher.Ready),
 		"consuming":  ready(consumer.Ready),
-	}, m.registry, log)
+	}
+	if s.Check != nil {
+		checks[s.Flow.Service] = func(ctx context.Context) error { return s.Check(ctx, rt) }
+	}
+	server := web.New(s.Flow, checks, m.registry, log)
 	attempts(server, rt)
 	s.Routes(server, rt)
 

@@ -76,11 +76,12 @@ type work struct {
 }
 
 func (c *Consumer) serve(ctx context.Context, conn *amqp.Connection) error {
-	if err := c.back(ctx); err != nil {
-		return fmt.Errorf("%w: %v", errAwayBehind, err)
-	}
+	// First, so that what a service writes at its start is published at once.
 	if !c.publisher.Ready() {
 		return errors.New("the publishing connection is not there yet")
+	}
+	if err := c.back(ctx); err != nil {
+		return fmt.Errorf("%w: %v", errAwayBehind, err)
 	}
 	channel, err := conn.Channel()
 	if err != nil {
