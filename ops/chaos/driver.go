@@ -40,7 +40,7 @@ type Config struct {
 	Seed uint64
 	// Duration is how long things break. Default 2 minutes.
 	Duration time.Duration
-	// Every is how often a service is killed, stopped or paused. Default 2 s.
+	// Every is how often a service is killed. Default 2 s.
 	Every time.Duration
 	// Customers is how many may be waiting for their order at once. Default 500.
 	Customers int

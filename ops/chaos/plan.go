@@ -49,7 +49,8 @@ var Kinds = []Kind{
 type lane int
 
 const (
-	serviceLane lane = iota
+	killLane lane = iota
+	serviceLane
 	serverLane
 	partnerLane
 	poisonLane
@@ -59,7 +60,9 @@ const (
 
 func (k Kind) lane() lane {
 	switch k {
-	case KillService, StopService, PauseService:
+	case KillService:
+		return killLane
+	case StopService, PauseService:
 		return serviceLane
 	case GatewayFails, GatewayLoses, GatewaySlows, CourierFails, CourierLoses, KillPartners:
 		return partnerLane
@@ -99,8 +102,9 @@ func (f Fault) MarshalJSON() ([]byte, error) {
 	return json.Marshal(map[string]any{"at_seconds": f.At.Seconds(), "kind": f.Kind, "target": f.Target, "for_seconds": f.For.Seconds(), "rate": f.Rate})
 }
 
-// how often a kind on the servers and partners comes: at least once, and once per this time.
+// rhythm is how often a kind comes: at least once, and once in this time.
 var rhythm = map[Kind]time.Duration{
+	StopService: 10 * time.Second, PauseService: 10 * time.Second,
 	KillBroker: 100 * time.Second, RestartBroker: 400 * time.Second, PauseBroker: 200 * time.Second, FreezeBroker: 400 * time.Second,
 	KillPostgres: 50 * time.Second, RestartPostgres: 200 * time.Second, PausePostgres: 100 * time.Second,
 	KillPartners: 60 * time.Second,
@@ -112,7 +116,7 @@ var rhythm = map[Kind]time.Duration{
 // Plan draws a schedule. The same seed and limits give the same one.
 func Plan(seed uint64, total, every time.Duration, kinds []Kind) []Fault {
 	var faults []Fault
-	for _, l := range []lane{serviceLane, serverLane, partnerLane, poisonLane, twinLane} {
+	for l := range messageLane {
 		// A generator for each lane, so that what one draws does not move the others.
 		rng := rand.New(rand.NewPCG(seed, uint64(l)))
 		mine := slices.DeleteFunc(slices.Clone(kinds), func(k Kind) bool { return k.lane() != l })
@@ -120,8 +124,8 @@ func Plan(seed uint64, total, every time.Duration, kinds []Kind) []Fault {
 		if len(mine) == 0 {
 			continue
 		}
-		if l == serviceLane {
-			faults = append(faults, onServices(rng, total, every, mine)...)
+		if l == killLane {
+			faults = append(faults, kills(rng, total, every)...)
 			continue
 		}
 		faults = append(faults, spread(rng, total, mine)...)
@@ -130,24 +134,15 @@ func Plan(seed uint64, total, every time.Duration, kinds []Kind) []Fault {
 	return faults
 }
 
-// onServices hits one service after the other; each kind and each service has its turn before chance decides.
-func onServices(rng *rand.Rand, total, every time.Duration, kinds []Kind) (faults []Fault) {
-	bag := slices.Clone(kinds)
+// kills ends one service after the other, in an order that chance decides.
+func kills(rng *rand.Rand, total, every time.Duration) (faults []Fault) {
 	var targets []string
 	for at := every; at < total; at += every {
-		if len(bag) == 0 { // killing is what we are here for; the others are spice
-			bag = append(slices.Clone(kinds), KillService, KillService)
-			bag = slices.DeleteFunc(bag, func(k Kind) bool { return !slices.Contains(kinds, k) })
-		}
 		if len(targets) == 0 {
 			targets = stack.Services()
 		}
-		f := Fault{At: at + jitter(rng, every/4), Draw: rng.Uint64()}
-		f.Kind, bag = draw(rng, bag)
+		f := Fault{At: at + jitter(rng, every/4), Kind: KillService, Draw: rng.Uint64()}
 		f.Target, targets = draw(rng, targets)
-		if f.Kind == PauseService {
-			f.For = between(rng, time.Second, 5*time.Second)
-		}
 		faults = append(faults, f)
 	}
 	return faults
@@ -167,6 +162,8 @@ func spread(rng *rand.Rand, total time.Duration, kinds []Kind) (faults []Fault) 
 		f.Kind, bag = draw(rng, bag)
 		f.Draw = rng.Uint64()
 		switch f.Kind {
+		case PauseService:
+			f.For = between(rng, time.Second, 5*time.Second)
 		case PauseBroker:
 			f.For = between(rng, time.Second, 3*time.Second)
 		case PausePostgres:

@@ -42,6 +42,10 @@ type counters struct {
 
 const scrapeEvery = 400 * time.Millisecond
 
+// alarms are what Go itself writes when a program is wrong. Other lines that are not of the log are the last words of a
+// service that could not start or stop in the middle of the storm.
+var alarms = []string{"panic: ", "fatal error: ", "WARNING: DATA RACE"}
+
 func newWatch(s *stack.Stack, dir string) *watch {
 	return &watch{
 		stack: s, dir: dir, client: &http.Client{Timeout: 500 * time.Millisecond},
@@ -236,7 +240,11 @@ func (w *watch) redelivered(ctx context.Context) (float64, error) {
 func (w *watch) line(raw []byte) {
 	var l struct{ Level, Msg, Service, Method, Path, Error string }
 	if json.Unmarshal(raw, &l) != nil {
-		l.Level, l.Msg = "error", string(raw) // a panic, or what the race detector says
+		for _, alarm := range alarms {
+			if bytes.Contains(raw, []byte(alarm)) {
+				l.Level, l.Msg = "error", string(raw)
+			}
+		}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -81,7 +81,7 @@ The faults: ` + strings.Join(all, ", ") + `.`,
 	f.IntVar(&cfg.Orders, "orders", havoc.DefaultOrders, "how many customers come")
 	f.Uint64Var(&cfg.Seed, "seed", 0, "what everything is drawn from; another one each time")
 	f.DurationVar(&cfg.Duration, "duration", havoc.DefaultDuration, "how long things break")
-	f.DurationVar(&cfg.Every, "every", havoc.DefaultEvery, "how often a service is killed, stopped or paused")
+	f.DurationVar(&cfg.Every, "every", havoc.DefaultEvery, "how often a service is killed")
 	f.IntVar(&cfg.Customers, "customers", havoc.DefaultCustomers, "how many may wait for their order at once")
 	f.Float64Var(&cfg.Duplicates, "duplicates", havoc.DefaultDuplicates, "which share of all deliveries comes twice")
 	f.StringSliceVar(&only, "only", nil, "these faults only")
