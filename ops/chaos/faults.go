@@ -47,7 +47,7 @@ type breaker struct {
 	open sync.WaitGroup // what has begun and is not healed or measured
 
 	mu       sync.Mutex
-	busy     map[string]bool // services that are down or paused
+	busy     map[string]Kind // services that are down or paused, and by what
 	injected map[Kind]int
 	poison   []string
 	recovery map[string][]time.Duration
@@ -57,7 +57,7 @@ type breaker struct {
 func newBreaker(s *stack.Stack, dir string, w *watch, wire *duplicator, told func(string, ...any)) *breaker {
 	return &breaker{
 		stack: s, dir: dir, watch: w, wire: wire, told: told, client: &http.Client{Timeout: time.Second},
-		busy: map[string]bool{}, injected: map[Kind]int{}, recovery: map[string][]time.Duration{},
+		busy: map[string]Kind{}, injected: map[Kind]int{}, recovery: map[string][]time.Duration{},
 	}
 }
 
@@ -207,9 +207,9 @@ func (b *breaker) take(f *Fault) bool {
 		if i > 0 {
 			name = names[(int(f.Draw%5)+i)%len(names)]
 		}
-		if !b.busy[name] {
+		if b.busy[name] == "" {
 			f.Target = name
-			b.busy[name] = true
+			b.busy[name] = f.Kind
 			return true
 		}
 	}
@@ -219,7 +219,7 @@ func (b *breaker) take(f *Fault) bool {
 func (b *breaker) give(name string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.busy[name] = false
+	delete(b.busy, name)
 }
 
 // started is how a start went.
@@ -289,13 +289,19 @@ func (b *breaker) onServer(ctx context.Context, f Fault) error {
 		if !ok {
 			return
 		}
+		paused := b.anyPaused()
 		work, ok := b.watch.firstWork(ctx, 20*time.Second, at, done, stack.Services()...)
-		if !ok {
-			b.told("%s: open after %.1f s", f, at.Sub(down).Seconds())
-			return
+		told := fmt.Sprintf("%s: open after %.1f s", f, at.Sub(down).Seconds())
+		if ok {
+			told += fmt.Sprintf(", first work %.2f s later", work.Sub(at).Seconds())
 		}
-		b.measured(what, work.Sub(at))
-		b.told("%s: open after %.1f s, first work %.2f s later", f, at.Sub(down).Seconds(), work.Sub(at).Seconds())
+		switch {
+		case ok && paused:
+			told += ", while a service was paused"
+		case ok:
+			b.measured(what, work.Sub(at))
+		}
+		b.told("%s", told)
 	})
 	if err := b.startAgain(ctx, f.Target); err != nil {
 		stop()
@@ -486,8 +492,15 @@ func (b *breaker) freezeBroker(ctx context.Context, f Fault) error {
 func (b *breaker) anyBusy() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, busy := range b.busy {
-		if busy {
+	return len(b.busy) > 0
+}
+
+// anyPaused tells whether a service holds up what the others wait for.
+func (b *breaker) anyPaused() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, kind := range b.busy {
+		if kind == PauseService {
 			return true
 		}
 	}
