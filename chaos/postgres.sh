@@ -7,5 +7,5 @@ order 30
 kill -9 "$(pid postgres)"
 order 10
 say "Postgres is started again, replays its log, and the services go on"
-until up 2>/dev/null; do sleep 0.5; done # its children hold its files for a moment
+up
 at_rest

@@ -25,6 +25,7 @@ type rules struct {
 	forward  map[string]map[string]bool   // by service: types that must not follow a compensation
 	undoing  map[string]map[string]bool   // by service: types that only compensations emit
 	outside  map[claimant]bool            // steps whose messages are in no log: commands and timers
+	gives    map[claimant]bool            // steps that may be given up, which also takes a barrier
 	terminal map[string]bool              // the ends of an order
 }
 
@@ -42,7 +43,7 @@ func newRules(flows []*flow.Flow) *rules {
 	r := &rules{
 		flows: flows, graph: flow.NewGraph(flows...), hearers: map[string][]claimant{}, emitters: map[string][]string{},
 		rooted: map[string]bool{}, guards: map[string]map[string]*guard{}, forward: map[string]map[string]bool{},
-		undoing: map[string]map[string]bool{}, outside: map[claimant]bool{}, terminal: map[string]bool{},
+		undoing: map[string]map[string]bool{}, outside: map[claimant]bool{}, gives: map[claimant]bool{}, terminal: map[string]bool{},
 	}
 	byJudges := map[string]bool{}
 	for _, s := range r.graph.Steps {
@@ -63,6 +64,7 @@ func newRules(flows []*flow.Flow) *rules {
 				r.rooted[typ] = true
 			}
 		}
+		r.gives[claimant{s.Service, s.Name}] = s.GivesUp
 		switch s.Kind {
 		case "command", "timer":
 			r.outside[claimant{s.Service, s.Name}] = true

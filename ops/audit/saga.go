@@ -90,7 +90,7 @@ func (s *saga) standing(r *rules) {
 	for i := range s.barriers {
 		b := &s.barriers[i]
 		rows[claimant{b.service, b.step}] = b
-		if r.guards[b.service][b.step] == nil {
+		if r.guards[b.service][b.step] == nil && !r.gives[claimant{b.service, b.step}] {
 			s.bad("S4", b.service, "a barrier %s of the step %q, which has none", b.state, b.step)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	_ "github.com/lib/pq"
 )
@@ -53,6 +54,9 @@ func (s *Stack) startPostgres(ctx context.Context) (version string, err error) {
 			return "", err
 		}
 	}
+	if err := awaitOrphans(ctx, data); err != nil {
+		return "", err
+	}
 	cmd := command{name: "postgres", path: filepath.Join(bin, "postgres"), as: as, env: postgresEnv()}
 	if data, err = cmd.handOver(data); err != nil {
 		return "", err
@@ -67,6 +71,39 @@ func (s *Stack) startPostgres(ctx context.Context) (version string, err error) {
 		return "", err
 	}
 	return s.awaitPostgres(ctx, p)
+}
+
+// orphansMax is how long the children of a killed Postgres may take to notice, which they do at once, and to end.
+const orphansMax = 15 * time.Second
+
+// awaitOrphans waits for the children of an earlier Postgres that was killed: they hold its shared memory, and a new one
+// does not start beside them. They all work in the data directory.
+func awaitOrphans(ctx context.Context, data string) error {
+	data, err := filepath.EvalSymlinks(data)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, orphansMax)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		orphan := ""
+		folders, _ := filepath.Glob("/proc/[0-9]*/cwd")
+		for _, cwd := range folders {
+			if at, err := os.Readlink(cwd); err == nil && at == data {
+				orphan = filepath.Base(filepath.Dir(cwd))
+			}
+		}
+		if orphan == "" {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("an earlier Postgres has left process %s behind, which still works in %s: end it, then start again", orphan, data)
+		}
+	}
 }
 
 // initCluster makes the cluster in a folder beside and renames it, so that a half-made one is never used.

@@ -1,9 +1,12 @@
 package stack
 
 import (
+	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -215,4 +218,24 @@ func TestLogsAreFollowedAcrossARotation(t *testing.T) {
 	}
 	add("five\n")
 	eventually(t, "a line of the next file is shown", shown("five\n"))
+}
+
+func TestANewPostgresWaitsForTheChildrenOfAKilledOne(t *testing.T) {
+	data := t.TempDir()
+	child := exec.Command("sleep", "60")
+	child.Dir = data
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := awaitOrphans(short, data); err == nil || !strings.Contains(err.Error(), strconv.Itoa(child.Process.Pid)) {
+		t.Errorf("with process %d in the folder: %v", child.Process.Pid, err)
+	}
+	waited := make(chan error, 1)
+	go func() { waited <- awaitOrphans(t.Context(), data) }()
+	if err := errors.Join(child.Process.Kill(), <-waited); err != nil {
+		t.Error(err)
+	}
+	_ = child.Wait()
 }

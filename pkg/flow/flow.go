@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -24,7 +23,8 @@ import (
 	"hotchoc/pkg/store"
 )
 
-// Flow is a service's part in the choreography. It is immutable and safe for concurrent use.
+// Flow is a service's part in the choreography. But for Configure, before its first use, it is immutable and safe for
+// concurrent use.
 type Flow struct {
 	// Service is the name of the service: of its exchange, its queue, its database and its broker user.
 	Service string
@@ -105,13 +105,8 @@ func (f *Flow) check() error {
 		if s.bars != "" && f.step(s.bars) == nil {
 			bad("step %q judges over step %q, which does not exist", s.name, s.bars)
 		}
-		if s.retry.Attempts < 1 || len(s.retry.Delays) == 0 {
-			bad("step %q has a retry policy without attempts or delays", s.name)
-		}
-		for _, d := range s.retry.Delays {
-			if !slices.Contains(Rungs, d) {
-				bad("step %q retries after %v; there are wait queues for %v only", s.name, d, Rungs)
-			}
+		if err := s.retry.check(); err != nil {
+			bad("the retry policy of step %q: %w", s.name, err)
 		}
 	}
 	return errors.Join(problems...)
@@ -159,9 +154,9 @@ func (f *Flow) step(name string) *step {
 	return nil
 }
 
-// barred tells whether the step can be undone or forbidden, and so needs the barrier.
+// barred tells whether the step can be undone, forbidden or given up with its key void, and so needs the barrier.
 func (f *Flow) barred(s *step) bool {
-	return slices.ContainsFunc(f.steps, func(o *step) bool { return o.undoes == s.name || o.bars == s.name })
+	return s.void != nil || slices.ContainsFunc(f.steps, func(o *step) bool { return o.undoes == s.name || o.bars == s.name })
 }
 
 // factOf is the event that stands for a guarded step: the one its compensation undoes, or the first it declares.
@@ -173,30 +168,6 @@ func (f *Flow) factOf(s *step) string {
 	}
 	return s.emits[0]
 }
-
-// Rungs are the delays there are wait queues for. A step's policy chooses among them.
-var Rungs = []time.Duration{time.Second, 10 * time.Second, time.Minute, 10 * time.Minute}
-
-// Retry is what happens to a message whose handling ran into trouble.
-type Retry struct {
-	// Attempts is how often it is tried in all. Afterwards a step with GiveUp emits its Failed event; without one the
-	// message becomes a dead letter.
-	Attempts int
-	// Delays are waited between the attempts, each one of Rungs; the last one repeats.
-	Delays []time.Duration
-	// Timeout bounds one call to the outside, see Ask.
-	Timeout time.Duration
-}
-
-// The default policies. A forward step tries for about eighty seconds, calls not counted; a compensation, which must not be given
-// up, for about a day.
-var (
-	Forward      = Retry{Attempts: 6, Delays: []time.Duration{time.Second, time.Second, 10 * time.Second, 10 * time.Second, time.Minute}, Timeout: 5 * time.Second}
-	Compensation = Retry{Attempts: 150, Delays: []time.Duration{time.Second, time.Second, 10 * time.Second, 10 * time.Second, time.Minute, 10 * time.Minute}, Timeout: 10 * time.Second}
-)
-
-// Delay returns how long to wait after the nth attempt failed.
-func (r Retry) Delay(n int) time.Duration { return r.Delays[min(max(n, 1), len(r.Delays))-1] }
 
 // wireType returns the wire name of a declared message.
 func wireType(m proto.Message) string {

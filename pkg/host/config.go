@@ -42,6 +42,8 @@ type Config struct {
 	PoolMax int `env:"POOL_MAX" envDefault:"8"`
 	// SweepInterval is how often the outbox is swept for timers and for what a crash left behind.
 	SweepInterval time.Duration `env:"SWEEP_INTERVAL" envDefault:"200ms"`
+	// Retry changes the retry policies of steps: see flow.Flow.Configure.
+	Retry string `env:"RETRY"`
 	// StopTimeout is how long work under way may take at the end.
 	StopTimeout time.Duration `env:"STOP_TIMEOUT" envDefault:"10s"`
 }

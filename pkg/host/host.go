@@ -66,12 +66,18 @@ func Main[C any](environ []string, validate func(*C) error, run func(context.Con
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, cfg); err != nil {
+	if err := run(ctx, cfg); errors.Is(err, errConfiguration) {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	} else if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
 }
+
+// errConfiguration marks what can be told of a configuration only by those who know the flow.
+var errConfiguration = errors.New("the configuration is wrong")
 
 // Run runs a service until ctx is done, then stops it in order: the edges first (HTTP, consumer), then what they feed
 // (intake, relay), the broker connection last.
@@ -79,6 +85,9 @@ func Main[C any](environ []string, validate func(*C) error, run func(context.Con
 // The broker and the database need not be there: the service reports that it is not ready, keeps trying with backoff,
 // and comes back by itself.
 func Run(ctx context.Context, cfg Config, s Service) error {
+	if err := s.Flow.Configure(cfg.Retry); err != nil {
+		return fmt.Errorf("%w: RETRY: %w", errConfiguration, err)
+	}
 	log, err := cfg.Logger(s.Flow.Service)
 	if err != nil {
 		return err

@@ -359,6 +359,7 @@ SELECT l.timer::text, l.message_id, e.type, e.schema, e.stream, e.version, e.sag
 	}
 	defer rows.Close()
 	var records []event.Record
+	var unreadable []error
 	for rows.Next() {
 		var (
 			r                     event.Record
@@ -374,7 +375,9 @@ SELECT l.timer::text, l.message_id, e.type, e.schema, e.stream, e.version, e.sag
 		if timer != nil {
 			var kept keptTimer
 			if err := json.Unmarshal(timer, &kept); err != nil {
-				return nil, fmt.Errorf("timer %s in the outbox cannot be read: %w", r.ID, err)
+				// The others are not to wait for it; it is looked at again when its lease is over.
+				unreadable = append(unreadable, fmt.Errorf("timer %s in the outbox cannot be read: %w", r.ID, err))
+				continue
 			}
 			r = event.Record{Envelope: kept.Envelope, Body: kept.Body}
 		} else {
@@ -387,10 +390,13 @@ SELECT l.timer::text, l.message_id, e.type, e.schema, e.stream, e.version, e.sag
 	if err := rows.Err(); err != nil {
 		return nil, Trouble(err)
 	}
-	if len(records) == 0 {
+	if len(records)+len(unreadable) == 0 {
 		return nil, nil
 	}
-	return records, Trouble(tx.Commit())
+	if err := tx.Commit(); err != nil {
+		return nil, Trouble(err)
+	}
+	return records, errors.Join(unreadable...)
 }
 
 // Published implements Outbox.

@@ -122,6 +122,24 @@ func TestASweepIsInTheOrderOfTheLog(t *testing.T) {
 	}
 }
 
+func TestATimerThatCannotBeReadHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	s := newPostgres(t)
+	bad, good := armed(time.Now().Add(-2*time.Second)), armed(time.Now().Add(-time.Second))
+	must(t, change(s, store.Changes{Timers: []store.Timer{bad, good}}))
+	s.db.Exec(t, fmt.Sprintf(`UPDATE outbox SET timer = '[]' WHERE message_id = '%s'`, bad.ID))
+	due, err := s.Sweep(context.Background(), 10, time.Hour)
+	if err == nil || !strings.Contains(err.Error(), bad.ID.String()) {
+		t.Errorf("nobody is told about the timer %s: %v", bad.ID, err)
+	}
+	if len(due) != 1 || due[0].ID != good.ID {
+		t.Errorf("swept %v, want the timer that can be read, %s", ids(due), good.ID)
+	}
+	if again := sweep(t, s, 10, time.Hour); len(again) != 0 {
+		t.Errorf("swept %v before their lease was over", ids(again))
+	}
+}
+
 func TestACommitThatComesLateIsNotMissed(t *testing.T) {
 	t.Parallel()
 	s := newPostgres(t)

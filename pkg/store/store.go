@@ -135,7 +135,8 @@ type Store interface {
 
 // Outbox is the relay's side of a store. Safe for concurrent use, also by several processes.
 type Outbox interface {
-	// Sweep takes up to limit messages that are due and leases them: nobody else gets them until the lease is over.
+	// Sweep takes up to limit messages that are due and leases them: nobody else gets them until the lease is over. An
+	// error may come beside messages: it is about others, which could not be read.
 	Sweep(ctx context.Context, limit int, lease time.Duration) ([]event.Record, error)
 	// Published removes messages that the broker has confirmed.
 	Published(ctx context.Context, ids []uuid.UUID) error
