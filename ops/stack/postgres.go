@@ -76,8 +76,8 @@ func (s *Stack) startPostgres(ctx context.Context) (version string, err error) {
 // orphansMax is how long the children of a killed Postgres may take to notice, which they do at once, and to end.
 const orphansMax = 15 * time.Second
 
-// awaitOrphans waits for the children of an earlier Postgres that was killed: they hold its shared memory, and a new one
-// does not start beside them. They all work in the data directory.
+// awaitOrphans waits until nothing is left of an earlier Postgres that was killed: its children hold its shared memory and
+// work in the data directory, and as long as it is a zombie itself its lock file counts. A new one would not start.
 func awaitOrphans(ctx context.Context, data string) error {
 	data, err := filepath.EvalSymlinks(data)
 	if err != nil {
@@ -88,22 +88,30 @@ func awaitOrphans(ctx context.Context, data string) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		orphan := ""
-		folders, _ := filepath.Glob("/proc/[0-9]*/cwd")
-		for _, cwd := range folders {
-			if at, err := os.Readlink(cwd); err == nil && at == data {
-				orphan = filepath.Base(filepath.Dir(cwd))
-			}
-		}
-		if orphan == "" {
+		pid, ok := orphan(data)
+		if !ok {
 			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("an earlier Postgres has left process %s behind, which still works in %s: end it, then start again", orphan, data)
+			return fmt.Errorf("an earlier Postgres has left process %s behind, which still holds %s: end it, then start again", pid, data)
 		}
 	}
+}
+
+// orphan finds a process of an earlier Postgres.
+func orphan(data string) (pid string, ok bool) {
+	folders, _ := filepath.Glob("/proc/[0-9]*/cwd")
+	for _, cwd := range folders {
+		if at, err := os.Readlink(cwd); err == nil && at == data {
+			return filepath.Base(filepath.Dir(cwd)), true
+		}
+	}
+	lock, _ := os.ReadFile(filepath.Join(data, "postmaster.pid"))
+	pid, _, _ = strings.Cut(string(lock), "\n")
+	stat, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
+	return pid, pid != "" && err == nil && bytes.Contains(stat, []byte(") Z "))
 }
 
 // initCluster makes the cluster in a folder beside and renames it, so that a half-made one is never used.

@@ -3,6 +3,7 @@ package stack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -237,5 +238,17 @@ func TestANewPostgresWaitsForTheChildrenOfAKilledOne(t *testing.T) {
 	if err := errors.Join(child.Process.Kill(), <-waited); err != nil {
 		t.Error(err)
 	}
+
+	// Killed and not waited for, it is a zombie now: Postgres takes the one in its lock file for alive.
+	if err := os.WriteFile(filepath.Join(data, "postmaster.pid"), fmt.Appendln(nil, child.Process.Pid), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	go func() { waited <- awaitOrphans(t.Context(), data) }()
 	_ = child.Wait()
+	if err := <-waited; err != nil {
+		t.Error(err)
+	}
+	if pid, ok := orphan(data); ok {
+		t.Errorf("process %s counts as left behind after its end", pid)
+	}
 }
