@@ -152,6 +152,11 @@ func TestEachServiceHasADatabaseInWhichItMayDoItsPart(t *testing.T) {
 				`UPDATE event_log SET actor = 'x'`, `DELETE FROM event_log`, `TRUNCATE event_log`, `ALTER TABLE event_log DISABLE TRIGGER ALL`, `DROP TABLE event_log`,
 				`ALTER TABLE event_log ADD COLUMN x int`, `DROP TRIGGER event_log_append_only ON event_log`, `ALTER FUNCTION event_log_is_append_only() RENAME TO x`,
 				`SET session_replication_role = replica`,
+				`INSERT INTO event_log (event_id, stream, version, type, schema, data, saga, causation, hops, actor, recorded_at)
+				 SELECT event_id, stream, version, type, schema, data, saga, causation, hops, actor, recorded_at FROM event_log
+				 ON CONFLICT (event_id) DO UPDATE SET actor = 'x'`,
+				`MERGE INTO event_log l USING event_log x ON l.position = x.position WHEN MATCHED THEN DELETE`,
+				`SELECT * FROM event_log FOR UPDATE`,
 				`UPDATE inbox SET step = 'x'`, `DELETE FROM inbox`, `TRUNCATE inbox`, `DELETE FROM barrier`, `DELETE FROM stream_state`, `TRUNCATE outbox`,
 				`CREATE TABLE mine (x int)`, `CREATE TEMP TABLE mine (x int)`, `CREATE SCHEMA mine`, `CREATE VIEW mine AS SELECT 1`,
 				`CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'`, `CREATE INDEX ON event_log (actor)`, `CREATE DATABASE mine`, `CREATE ROLE mine`, `CREATE EXTENSION dblink`,
@@ -161,6 +166,16 @@ func TestEachServiceHasADatabaseInWhichItMayDoItsPart(t *testing.T) {
 				if _, err := db.Exec(mayNot); code(err) != notPermitted {
 					t.Errorf("%s: got %q, want %s", mayNot, code(err), notPermitted)
 				}
+			}
+			// Who may do all is stopped by the trigger.
+			owner := connect(t, as(t, service, nil))
+			for _, mayNot := range []string{`UPDATE event_log SET actor = 'x'`, `DELETE FROM event_log`, `TRUNCATE event_log`, `TRUNCATE event_log CASCADE`} {
+				if _, err := owner.Exec(mayNot); err == nil || !strings.Contains(err.Error(), "the event log is append-only") {
+					t.Errorf("the owner may %s: %v", mayNot, err)
+				}
+			}
+			if left := strs(t, owner, `SELECT version::text || actor FROM event_log`); !slices.Equal(left, []string{"1", "2"}) {
+				t.Errorf("the log has %v", left)
 			}
 			other := services[(i+1)%len(services)]
 			if _, err := db.Exec(`SET ROLE ` + pq.QuoteIdentifier(other)); code(err) != notPermitted {

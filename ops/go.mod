@@ -17,6 +17,7 @@ require hotchoc/make v0.0.0
 require hotchoc/delivery v0.0.0
 
 require (
+	github.com/awalterschulze/gographviz v2.0.3+incompatible
 	github.com/google/uuid v1.6.0
 	github.com/lib/pq v1.12.3
 	github.com/rabbitmq/amqp091-go v1.16.0

@@ -39,29 +39,44 @@ func (s *Stack) Migrate(ctx context.Context) error {
 
 // ApplyTopology declares exchanges, queues, bindings and users, as the flows ask for them.
 func (s *Stack) ApplyTopology(ctx context.Context) error {
-	if s.cfg.AMQPURL == "" && s.known().Ports == nil {
-		return errNothing
-	}
-	amqp, management := s.AMQP(), s.Management()
-	if s.cfg.AMQPURL != "" {
-		guess, err := managementOf(s.cfg.AMQPURL)
-		if err != nil {
-			return err
-		}
-		amqp, management = s.cfg.AMQPURL, cmp.Or(s.cfg.ManagementURL, guess)
+	management, vhost, passwords, err := s.topology()
+	if err != nil {
+		return err
 	}
 	return s.step("topology", func() (string, error) {
-		passwords, err := s.Passwords()
-		if err != nil {
-			return "", err
-		}
 		flows := shop.Flows()
-		definitions, err := rabbit.Definitions(vhostOf(amqp), flows, passwords)
+		definitions, err := rabbit.Definitions(vhost, flows, passwords)
 		if err != nil {
 			return "", err
 		}
 		return fmt.Sprintf("of %d flows", len(flows)), rabbit.Apply(ctx, management, definitions)
 	})
+}
+
+// DiffTopology compares what ApplyTopology declares with what is there.
+func (s *Stack) DiffTopology(ctx context.Context) ([]rabbit.Difference, error) {
+	management, vhost, passwords, err := s.topology()
+	if err != nil {
+		return nil, err
+	}
+	return rabbit.Diff(ctx, management, vhost, shop.Flows(), passwords)
+}
+
+// topology tells where the topology is, and the passwords of the users in it.
+func (s *Stack) topology() (management, vhost string, passwords map[string]string, err error) {
+	if s.cfg.AMQPURL == "" && s.known().Ports == nil {
+		return "", "", nil, errNothing
+	}
+	amqp, management := s.AMQP(), s.Management()
+	if s.cfg.AMQPURL != "" {
+		guess, err := managementOf(s.cfg.AMQPURL)
+		if err != nil {
+			return "", "", nil, err
+		}
+		amqp, management = s.cfg.AMQPURL, cmp.Or(s.cfg.ManagementURL, guess)
+	}
+	passwords, err = s.Passwords()
+	return management, vhostOf(amqp), passwords, err
 }
 
 // Setup does both: all that the services need before their first start.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 
@@ -93,16 +92,6 @@ func TestACallThatWasNeverMadeIsNotTheLastAttempt(t *testing.T) {
 	v := through(t, store.NewMemory(), f, m)
 	if !errors.Is(v.Err, flow.ErrAway) || len(b.asked) != 1 || !f.Fate(m, v).Requeue {
 		t.Errorf("got %+v after %q, want it to come again", v, b.asked)
-	}
-}
-
-func TestWhatIsHeardIsWrittenBySomebody(t *testing.T) {
-	g := shop()
-	g.Services = slices.DeleteFunc(g.Services, func(s string) bool { return s == "menu" })
-	g.Steps = slices.DeleteFunc(g.Steps, func(s flow.GraphStep) bool { return s.Service == "menu" })
-	g.Views = slices.DeleteFunc(g.Views, func(v flow.GraphView) bool { return v.Service == "menu" })
-	if problems := strings.Join(g.Verify(), "\n"); !strings.Contains(problems, "item.added") {
-		t.Errorf("nobody writes item.added, which order and make hear, but Verify found only\n%s", problems)
 	}
 }
 

@@ -147,8 +147,8 @@ func Run(ctx context.Context, cfg Config, s Service) error {
 	consumer := rabbit.NewConsumer(cfg.rabbit(s.Flow.Service), s.Flow, intake, publisher, pg, back, m.settled, log)
 	checks := map[string]web.Check{
 		"database":   func(ctx context.Context) error { return pg.Ping(ctx) },
-		"publishing": ready(publisher.Ready),
-		"consuming":  ready(consumer.Ready),
+		"publishing": func(context.Context) error { return publisher.Err() },
+		"consuming":  func(context.Context) error { return consumer.Err() },
 	}
 	if s.Check != nil {
 		checks[s.Flow.Service] = func(ctx context.Context) error { return s.Check(ctx, rt) }
@@ -199,15 +199,6 @@ func inOrder(ctx context.Context, parts ...func(context.Context) error) error {
 		problems = append(problems, <-all[i].done)
 	}
 	return errors.Join(problems...)
-}
-
-func ready(is func() bool) web.Check {
-	return func(context.Context) error {
-		if !is() {
-			return errors.New("no broker")
-		}
-		return nil
-	}
 }
 
 // hangMax is how long a database may let a connection wait for an answer before it is given up. No statement takes as

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,7 @@ import (
 	"hotchoc/pkg/event"
 	"hotchoc/pkg/flow"
 	"hotchoc/pkg/internal/servers"
+	"hotchoc/pkg/rabbit"
 	"hotchoc/pkg/store"
 	"hotchoc/pkg/web"
 )
@@ -229,7 +231,7 @@ func TestAServiceStartedAloneBecomesReadyWhenItsServersAppear(t *testing.T) {
 	next := placed(t)
 	publish(t, b, next)
 	toAMQP.Up()
-	pay.missing(map[string]string{"database": "not reachable", "publishing": "ok", "consuming": "no broker"})
+	pay.missing(map[string]string{"database": "not reachable", "publishing": "ok", "consuming": "what is behind this service is away"})
 	toDB.Up()
 	pay.ready()
 	if d := b.Take(t, "order", 1)[0]; d.CorrelationId != next.CorrelationId {
@@ -237,6 +239,56 @@ func TestAServiceStartedAloneBecomesReadyWhenItsServersAppear(t *testing.T) {
 	}
 	if n := db.Int(t, `SELECT count(*) FROM event_log`); n != 2 {
 		t.Errorf("%d events are in the log, want 2", n)
+	}
+}
+
+// TestAServiceIsNotReadyOnABrokenTopologyAndSaysWhy takes the dead letters away before the service starts.
+func TestAServiceIsNotReadyOnABrokenTopologyAndSaysWhy(t *testing.T) {
+	t.Parallel()
+	db, b := servers.NewDatabase(t), servers.NewBroker(t, payFlow(atOnce), orderFlow())
+	b.Call(t, http.MethodDelete, "queues/"+b.VHost+"/pay.dead", nil, nil)
+	pay := start(t, Config{DatabaseURL: db.URL, AMQPURL: b.As("pay")}, Service{Flow: payFlow(atOnce)})
+	pay.missing(map[string]string{"database": "ok", "publishing": "ok", "consuming": "the topology is not what pay needs: queue pay.dead is missing; " +
+		"hotchoc topology diff tells all that differs, hotchoc topology apply declares what is missing"})
+	if err := rabbit.Apply(t.Context(), b.ManagementURL, b.Definitions(t, payFlow(atOnce), orderFlow())); err != nil {
+		t.Fatal(err)
+	}
+	pay.ready()
+}
+
+// TestTwoServicesThatAnswerEachOtherAreStopped gives the verification something to find, does not listen to it, and lets
+// the hop limit end it: the last message is a dead letter that tells why.
+func TestTwoServicesThatAnswerEachOtherAreStopped(t *testing.T) {
+	t.Parallel()
+	orders := flow.NewStream("order", func(c *counter, _ proto.Message) { c.N++ })
+	again := flow.New("order", orders, flow.On("again", orders, func(_ *counter, paid *payv1.PaymentCaptured) flow.Outcome {
+		return flow.Emit(&orderv1.OrderPlaced{OrderId: paid.OrderId, Customer: paid.Customer})
+	}).Emits(&orderv1.OrderPlaced{}).NotCompensated("it never ends"))
+	charge := payFlow(atOnce)
+
+	if !slices.ContainsFunc(flow.NewGraph(again, charge).Verify(), func(p flow.Problem) bool {
+		return p.Rule == "no-circle" && strings.Join(p.Path, " ") == "order/again order.placed pay/charge payment.captured order/again"
+	}) {
+		t.Error("the verification does not see the circle")
+	}
+
+	ordersDB, paymentsDB, b := servers.NewDatabase(t), servers.NewDatabase(t), servers.NewBroker(t, again, charge)
+	start(t, Config{DatabaseURL: ordersDB.URL, AMQPURL: b.As("order")}, Service{Flow: again}).ready()
+	start(t, Config{DatabaseURL: paymentsDB.URL, AMQPURL: b.As("pay")}, Service{Flow: charge}).ready()
+	first := placed(t)
+	publish(t, b, first)
+
+	// The 33rd message is one of order: it wrote the first, and every other one since.
+	dead := b.Take(t, "pay.dead", 1)[0]
+	const why = "order.placed is 33 hops away from the beginning of its saga, more than 32: the events go round in a loop"
+	if reason, _ := dead.Headers["dead_reason"].(string); !strings.Contains(reason, why) || dead.CorrelationId != first.CorrelationId || dead.Headers["hops"] != int64(event.MaxHops+1) {
+		t.Errorf("the dead letter is %+v", dead)
+	}
+	if n := ordersDB.Int(t, `SELECT count(*) FROM event_log`) + paymentsDB.Int(t, `SELECT count(*) FROM event_log`); n != event.MaxHops {
+		t.Errorf("%d events were written, want %d", n, event.MaxHops)
+	}
+	if n := paymentsDB.Int(t, `SELECT count(*) FROM attempt WHERE saga = $1 AND next_at IS NULL AND error LIKE '%' || $2 || '%'`, first.CorrelationId, why); n != 1 {
+		t.Errorf("the ledger of attempts tells of it %d times", n)
 	}
 }
 
@@ -324,7 +376,7 @@ func TestWhileTheOutsideCannotBeReachedNothingIsConsumed(t *testing.T) {
 	})
 	m := placed(t)
 	publish(t, b, m)
-	pay.missing(map[string]string{"database": "ok", "publishing": "ok", "consuming": "no broker"})
+	pay.missing(map[string]string{"database": "ok", "publishing": "ok", "consuming": "the gateway is away"})
 	servers.Eventually(t, func() error {
 		if b.Ready(t, "pay") != 1 {
 			return errors.New("the message is not in the queue")

@@ -84,7 +84,22 @@ type supervisor struct {
 	what  string
 	log   *zap.Logger
 	ready atomic.Bool
+	why   atomic.Pointer[error]
 	tries int
+}
+
+// Ready tells whether there is a session that does its work.
+func (s *supervisor) Ready() bool { return s.ready.Load() }
+
+// Err tells why there is none, for people; nil when there is one.
+func (s *supervisor) Err() error {
+	if s.Ready() {
+		return nil
+	}
+	if why := s.why.Load(); why != nil {
+		return *why
+	}
+	return errors.New("no broker yet")
 }
 
 // keep runs sessions until ctx is done. A session that ends soon, because the store or the outside failed it, is a setback:
@@ -95,6 +110,7 @@ func (s *supervisor) keep(ctx context.Context, session func(context.Context, *am
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := s.once(ctx, session)
+		s.why.Store(&err)
 		served := s.ready.Swap(false)
 		if ctx.Err() != nil {
 			return
@@ -139,7 +155,7 @@ func (s *supervisor) once(ctx context.Context, session func(context.Context, *am
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("connect to %s: %w", redacted(target), err)
+		return fmt.Errorf("no broker: connect to %s: %w", redacted(target), err)
 	}
 	defer func() { _ = conn.CloseDeadline(time.Now().Add(closeTimeout)) }()
 	return session(ctx, conn)
@@ -165,5 +181,9 @@ func closed(what string, e *amqp.Error) error {
 	if e == nil {
 		return errors.New(what + " closed")
 	}
-	return fmt.Errorf("%s closed: %w", what, e)
+	err := fmt.Errorf("%s closed: %w", what, e)
+	if e.Code == amqp.NotFound || e.Code == amqp.AccessRefused {
+		err = fmt.Errorf("%w; %s", err, cure)
+	}
+	return err
 }

@@ -41,9 +41,6 @@ func NewConsumer(cfg Config, f *flow.Flow, in *flow.Intake, p *Publisher, ledger
 	}
 }
 
-// Ready tells whether the queue is being consumed.
-func (c *Consumer) Ready() bool { return c.ready.Load() }
-
 // Run consumes until ctx is done and what is in work is settled.
 func (c *Consumer) Run(ctx context.Context) error {
 	c.keep(ctx, c.serve)
@@ -90,13 +87,13 @@ func (c *Consumer) serve(ctx context.Context, conn *amqp.Connection) error {
 	if err := channel.Qos(c.cfg.Prefetch, 0, false); err != nil {
 		return err
 	}
-	queue := c.cfg.Service
-	if _, err := channel.QueueDeclarePassive(queue, true, false, false, false, nil); err != nil {
-		return fmt.Errorf("queue %s is missing, or not permitted: apply the topology: %w", queue, err)
+	if err := checkTopology(conn, c.cfg.Service); err != nil {
+		return err
 	}
+	queue := c.cfg.Service
 	deliveries, err := channel.Consume(queue, c.cfg.Service, false, false, false, false, nil)
 	if err != nil {
-		return err
+		return fmt.Errorf("queue %s cannot be consumed: %w; %s", queue, err, cure)
 	}
 	w := &work{
 		Consumer: c, channel: channel, over: make(chan struct{}),

@@ -49,9 +49,6 @@ func (p *Publisher) Run(ctx context.Context) error {
 	return nil
 }
 
-// Ready tells whether there is a connection.
-func (p *Publisher) Ready() bool { return p.ready.Load() }
-
 func (p *Publisher) serve(ctx context.Context, conn *amqp.Connection) error {
 	channel, err := conn.Channel()
 	if err != nil {

@@ -57,6 +57,9 @@ const (
 	historyMaxAge   = "30D"
 	historyMaxBytes = int64(2 << 30)
 	historySegment  = int64(50 << 20)
+
+	// answerMax bounds what is read of an answer of the management API, in bytes.
+	answerMax = 64 << 20
 )
 
 type definitions struct {
@@ -156,26 +159,53 @@ func passwordHash(password string) (string, error) {
 	return base64.StdEncoding.EncodeToString(append(salt, sum[:]...)), nil
 }
 
+// hashOf tells whether a hash of RabbitMQ's is that of a password.
+func hashOf(password, hash string) bool {
+	salted, err := base64.StdEncoding.DecodeString(hash)
+	if err != nil || len(salted) != 4+sha256.Size {
+		return false
+	}
+	sum := sha256.Sum256(append(salted[:4:4], password...))
+	return bytes.Equal(salted[4:], sum[:])
+}
+
 // Apply imports definitions into a broker through its management API; managementURL carries the administrator's name and
-// password. What exists is left as it is, so it may be called at any time.
+// password. Users and their rights become what is declared; queues and exchanges that exist are left as they are. So it
+// may be called at any time. Diff tells what it leaves.
 func Apply(ctx context.Context, managementURL string, definitions []byte) error {
+	if _, err := manage(ctx, http.MethodPost, managementURL, "definitions", definitions); err != nil {
+		return fmt.Errorf("apply the topology: %w", err)
+	}
+	return nil
+}
+
+// errNotThere is what the management API says of an object that does not exist.
+var errNotThere = errors.New("not there")
+
+// manage calls the management API of a broker; path is escaped. Errors do not tell the password.
+func manage(ctx context.Context, method, managementURL, path string, body []byte) ([]byte, error) {
 	u, err := url.Parse(managementURL)
 	if err != nil {
-		return errors.New("the management URL is malformed")
+		return nil, errors.New("the management URL is malformed")
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.JoinPath("api/definitions").String(), bytes.NewReader(definitions))
+	req, err := http.NewRequestWithContext(ctx, method, u.JoinPath("api", path).String(), bytes.NewReader(body))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("apply the topology: %w", errors.Unwrap(err))
+		return nil, errors.Unwrap(err) // what wraps it has the URL
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode >= 300 {
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
-		return fmt.Errorf("apply the topology at %s: %s: %s", u.Redacted(), resp.Status, bytes.TrimSpace(body))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, answerMax))
+	switch {
+	case err != nil:
+		return nil, err
+	case resp.StatusCode == http.StatusNotFound:
+		return nil, fmt.Errorf("%s: %s: %w", u.Redacted(), resp.Status, errNotThere)
+	case resp.StatusCode >= 300:
+		return nil, fmt.Errorf("%s: %s: %s", u.Redacted(), resp.Status, bytes.TrimSpace(answer[:min(len(answer), 4<<10)]))
 	}
-	return nil
+	return answer, nil
 }

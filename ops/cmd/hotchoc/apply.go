@@ -22,12 +22,6 @@ func migrate() *cobra.Command {
 	return onStack("migrate", short, (*stack.Stack).Migrate)
 }
 
-func topology() *cobra.Command {
-	cmd := &cobra.Command{Use: "topology", Short: "Exchanges, queues, bindings and users, as the flows ask for them"}
-	cmd.AddCommand(onStack("apply", "Declare them; harmless when they are there", (*stack.Stack).ApplyTopology))
-	return cmd
-}
-
 func setup() *cobra.Command {
 	return onStack("setup", "Migrate and apply the topology", (*stack.Stack).Setup)
 }
