@@ -47,6 +47,13 @@ var lifecycles = map[string]lifecycle{
 	},
 }
 
+// Next tells where a fact leads a stream of a category from a state; false when it may not stand there. The first state
+// of every stream is "".
+func Next(category, state, typ string) (next string, ok bool) {
+	next, ok = lifecycles[category][state][typ]
+	return next, ok
+}
+
 // The statuses of an order as people see it, in the order in which it comes to them.
 var forward = []string{"placed", "paid", "made", "dispatched"}
 

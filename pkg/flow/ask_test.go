@@ -262,3 +262,18 @@ func TestACopyThatIsAnsweredBeforeAnotherGivesUpIsNotRecordedAfter(t *testing.T)
 		t.Errorf("got %+v", v)
 	}
 }
+
+func TestTheOutsideMayAnswerNothingAtAll(t *testing.T) {
+	payments := newPayments()
+	silent := flow.New("pay", payments,
+		flow.Ask("charge", payments, func(context.Context, flow.Call, *orderv1.OrderPlaced) (any, error) { return nil, nil },
+			func(_ *payment, p *orderv1.OrderPlaced, answer any) flow.Outcome {
+				if answer != nil {
+					t.Errorf("got %v", answer)
+				}
+				return flow.Emit(&payv1.PaymentCaptured{OrderId: p.OrderId})
+			}).Emits(&payv1.PaymentCaptured{}))
+	if v := through(t, store.NewMemory(), silent, placed(t, silent, 1, "")); v.Err != nil || len(v.Events) != 1 {
+		t.Errorf("got %+v", v)
+	}
+}

@@ -83,7 +83,7 @@ func Ask[S any, M proto.Message, A any](name string, from Source[S], ask func(co
 	s := &Step[S, M]{from: from, step: &step{name: name, hears: []string{wireType(*new(M))}, retry: Forward}}
 	s.ask = func(ctx context.Context, c Call) (any, error) { return ask(ctx, c, c.payload.(M)) }
 	s.decide = func(t *turn, in input) (Outcome, bool) {
-		return with(t, from, in, func(state *S) Outcome { return decide(state, in.message.Payload.(M), in.answer.(A)) })
+		return with(t, from, in, func(state *S) Outcome { return decide(state, in.message.Payload.(M), answerOf[A](in)) })
 	}
 	return s
 }
@@ -128,7 +128,7 @@ func CompensateAsk[S any, F proto.Message, A any](name, undoes string, from Sour
 	s := &Step[S, F]{from: from, step: &step{name: name, undoes: undoes, fact: wireType(*new(F)), retry: Compensation}}
 	s.ask = func(ctx context.Context, c Call) (any, error) { return void(ctx, c) }
 	s.decide = func(t *turn, in input) (Outcome, bool) {
-		return with(t, from, in, func(state *S) Outcome { return undo(state, in.fact.(F), in.failure(), in.answer.(A)) })
+		return with(t, from, in, func(state *S) Outcome { return undo(state, in.fact.(F), in.failure(), answerOf[A](in)) })
 	}
 	return s
 }
@@ -219,4 +219,10 @@ func (s *step) mayEmit(typ string) bool { return slices.Contains(s.emits, typ) }
 func (in input) failure() Failure {
 	reason, detail := contract.Failure(in.message.Payload.(proto.Message))
 	return Failure{Type: in.message.Type, Reason: reason, Detail: detail}
+}
+
+// answerOf is what the outside said to a step. Where A is an interface it may have said nil.
+func answerOf[A any](in input) A {
+	a, _ := in.answer.(A)
+	return a
 }

@@ -165,20 +165,8 @@ func (r *Relay) sweep(ctx, flush context.Context) {
 	tick := time.NewTicker(r.cfg.Interval)
 	defer tick.Stop()
 	for {
-		if r.publisher.Ready() {
-			left, err := r.outbox.Sweep(ctx, r.cfg.BatchMax, r.cfg.Lease)
-			if err != nil && ctx.Err() == nil {
-				r.log.Warn("sweep of the outbox", zap.Error(err))
-			}
-			if len(left) > 0 {
-				crashAt("relay.leased", left)
-				r.cfg.Observed("swept", len(left))
-				r.log.Debug("swept", zap.Int("messages", len(left)))
-				r.publish(flush, left)
-			}
-			if len(left) == r.cfg.BatchMax {
-				continue
-			}
+		if r.sweepOnce(ctx, flush) {
+			continue
 		}
 		select {
 		case <-tick.C:
@@ -186,6 +174,24 @@ func (r *Relay) sweep(ctx, flush context.Context) {
 			return
 		}
 	}
+}
+
+// sweepOnce takes what is due; true when there may be more.
+func (r *Relay) sweepOnce(ctx, flush context.Context) bool {
+	if !r.publisher.Ready() {
+		return false
+	}
+	left, err := r.outbox.Sweep(ctx, r.cfg.BatchMax, r.cfg.Lease)
+	if err != nil && ctx.Err() == nil {
+		r.log.Warn("sweep of the outbox", zap.Error(err))
+	}
+	if len(left) > 0 {
+		crashAt("relay.leased", left)
+		r.cfg.Observed("swept", len(left))
+		r.log.Debug("swept", zap.Int("messages", len(left)))
+		r.publish(flush, left)
+	}
+	return len(left) == r.cfg.BatchMax
 }
 
 // done notes what became of one message.
@@ -242,6 +248,25 @@ func (r *Relay) settle(ctx context.Context) int {
 	}
 	return open
 }
+
+// Fresh, Sweep and Settle are the steps that Run repeats, for a simulation that takes them itself. None of them waits.
+
+// Fresh publishes what one commit wrote, from memory; false when there is nothing.
+func (r *Relay) Fresh(ctx context.Context) bool {
+	select {
+	case events := <-r.fresh:
+		r.publish(ctx, events)
+		return true
+	default:
+		return false
+	}
+}
+
+// Sweep publishes what is due in the outbox; true when there may be more.
+func (r *Relay) Sweep(ctx context.Context) bool { return r.sweepOnce(ctx, ctx) }
+
+// Settle takes out of the outbox what was confirmed since the last time, and releases what failed.
+func (r *Relay) Settle(ctx context.Context) { r.settle(ctx) }
 
 // crashAt is a point where tests let the process die, with the types of the events at hand.
 func crashAt(point string, events []event.Record) {

@@ -437,3 +437,28 @@ func TestAnOutboxInTroubleIsTriedAgain(t *testing.T) {
 	o.broken.Store(false)
 	o.gone(t, a, b)
 }
+
+func TestTheStepsOfARelayCanBeTakenOneByOne(t *testing.T) {
+	memory, w, ctx := store.NewMemory(), &wire{}, t.Context()
+	w.keeps.Store(true)
+	r := relay.New(memory, w, zap.NewNop(), relay.Config{})
+	first, second := happened("payment/1", 1), happened("payment/2", 1)
+	commit(t, memory, store.Changes{Events: []event.Record{first, second}})
+	if r.Fresh(ctx) {
+		t.Error("something was published that was not handed over")
+	}
+	r.Committed([]event.Record{first})
+	if !r.Fresh(ctx) || w.times(first.ID) != 1 || w.total() != 1 {
+		t.Errorf("%d messages were published", w.total())
+	}
+	if r.Settle(ctx); len(memory.Outbox()) != 2 {
+		t.Error("a message left the outbox before it was confirmed")
+	}
+	w.letGo()
+	if r.Settle(ctx); len(memory.Outbox()) != 1 {
+		t.Error("a confirmed message is still in the outbox")
+	}
+	if r.Sweep(ctx); w.times(first.ID) != 1 || w.times(second.ID) != 1 {
+		t.Error("the sweep did not publish what was left")
+	}
+}

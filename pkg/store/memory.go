@@ -2,7 +2,9 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -13,8 +15,14 @@ import (
 )
 
 // Memory is a store in memory with the semantics of Postgres: transactions are serial, all or nothing, and a write on
-// top of something that was not read is a conflict. For tests and simulation.
+// top of something that was not read is a conflict. For tests and simulation: the same calls have the same results, in the
+// same order.
 type Memory struct {
+	// Now is the clock of the outbox. Default time.Now. Like Grace it is set before the first use.
+	Now func() time.Time
+	// Grace is how long a new message is left to the relay that wrote it, before any sweeper takes it. Default 0.
+	Grace time.Duration
+
 	mu       sync.Mutex
 	log      []event.Record
 	places   map[place]struct{}
@@ -40,6 +48,24 @@ func NewMemory() *Memory {
 	}
 }
 
+// Clone returns a store that holds the same, with the same clock. What happens to the one is not seen by the other.
+func (m *Memory) Clone() *Memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &Memory{
+		Now: m.Now, Grace: m.Grace,
+		log: slices.Clip(m.log), places: maps.Clone(m.places), recorded: maps.Clone(m.recorded), docs: maps.Clone(m.docs),
+		claims: maps.Clone(m.claims), barriers: maps.Clone(m.barriers), outbox: maps.Clone(m.outbox), attempts: slices.Clip(m.attempts),
+	}
+}
+
+func (m *Memory) now() time.Time {
+	if m.Now == nil {
+		return time.Now()
+	}
+	return m.Now()
+}
+
 // Log returns a copy of the event log, in the order of commits.
 func (m *Memory) Log() []event.Record {
 	m.mu.Lock()
@@ -62,17 +88,49 @@ func (m *Memory) Barrier(key BarrierKey) string {
 	return m.barriers[key].State
 }
 
-// Timers returns the timers that are armed: the messages of the outbox that are in no stream.
+// Timers returns the timers that are armed, the next one first: the messages of the outbox that are in no stream.
 func (m *Memory) Timers() []Timer {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	var timers []Timer
-	for _, t := range m.outbox {
+	for _, t := range m.Outbox() {
 		if t.Stream == "" {
 			timers = append(timers, t)
 		}
 	}
 	return timers
+}
+
+// Outbox returns what is to be published, the next one first. What is of an event has no due time of its own: it is due
+// when it was recorded, when its lease is over or, released, in a second.
+func (m *Memory) Outbox() []Timer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.byDue(func(Timer) bool { return true })
+}
+
+// NextDue returns when the next message of the outbox is due; false when there is none.
+func (m *Memory) NextDue() (next time.Time, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, t := range m.outbox {
+		if !ok || t.DueAt.Before(next) {
+			next, ok = t.DueAt, true
+		}
+	}
+	return next, ok
+}
+
+// byDue returns the messages of the outbox that are wanted, in the order in which they are due.
+func (m *Memory) byDue(wanted func(Timer) bool) []Timer {
+	var due []Timer
+	for _, t := range m.outbox {
+		if wanted(t) {
+			due = append(due, t)
+		}
+	}
+	slices.SortFunc(due, func(a, b Timer) int {
+		return cmp.Or(a.DueAt.Compare(b.DueAt), cmp.Compare(m.recorded[a.ID], m.recorded[b.ID]), bytes.Compare(a.ID[:], b.ID[:]))
+	})
+	return due
 }
 
 // Begin implements Store. The store is locked until the transaction ends.
@@ -142,11 +200,12 @@ func (t *memoryTx) Write(_ context.Context, c Changes) error {
 
 func (t *memoryTx) Commit() error {
 	m, c := t.m, t.changes
+	due := m.now().Add(m.Grace)
 	for _, e := range c.Events {
 		m.log = append(m.log, e)
 		m.places[place{e.Stream, e.Version}] = struct{}{}
 		m.recorded[e.ID] = int64(len(m.log))
-		m.outbox[e.ID] = Timer{Record: e}
+		m.outbox[e.ID] = Timer{Record: e, DueAt: due}
 	}
 	for _, claim := range c.Claims {
 		m.claims[ClaimKey{claim.Step, claim.Message}] = claim
@@ -179,20 +238,19 @@ func (t *memoryTx) Rollback() {
 	}
 }
 
-// Sweep implements Outbox.
+// Sweep implements Outbox: what is due first comes first.
 func (m *Memory) Sweep(_ context.Context, limit int, lease time.Duration) ([]event.Record, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := time.Now()
-	var due []event.Record
-	for id, t := range m.outbox {
-		if len(due) < limit && !t.DueAt.After(now) {
-			t.DueAt = now.Add(lease)
-			m.outbox[id] = t
-			due = append(due, t.Record)
-		}
+	now := m.now()
+	due := m.byDue(func(t Timer) bool { return !t.DueAt.After(now) })
+	var records []event.Record
+	for _, t := range due[:min(limit, len(due))] {
+		t.DueAt = now.Add(lease)
+		m.outbox[t.ID] = t
+		records = append(records, t.Record)
 	}
-	return due, nil
+	return records, nil
 }
 
 // Published implements Outbox.
@@ -211,7 +269,7 @@ func (m *Memory) Release(_ context.Context, ids []uuid.UUID) error {
 	defer m.mu.Unlock()
 	for _, id := range ids {
 		if t, ok := m.outbox[id]; ok {
-			t.DueAt = time.Now().Add(time.Second)
+			t.DueAt = m.now().Add(time.Second)
 			m.outbox[id] = t
 		}
 	}
