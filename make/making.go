@@ -151,7 +151,7 @@ func release(b *Bench, reserved *makev1.StockReserved, why string) flow.Outcome 
 	for _, i := range reserved.Ingredients {
 		if kept := b.Stock.Ingredients[i.Name]; kept.Depleted {
 			// Nothing came in, but it is there again: those who took it from the menu should know.
-			outcome = outcome.Also(&makev1.StockReplenished{Location: location, Ingredient: i.Name, Amount: 0, Available: kept.available() + i.Amount})
+			outcome = outcome.Also(&makev1.StockReplenished{Location: location, Ingredient: i.Name, Amount: 0, Available: kept.available() + i.Amount, Cause: "release"})
 		}
 	}
 	return outcome

@@ -296,7 +296,7 @@ func TestAReleaseBringsBackWhatHadRunOut(t *testing.T) {
 	s.Then(
 		&makev1.MakeFailed{OrderId: flowtest.Order, Reason: "machine_broken", Detail: "lava is too hot for the machine"},
 		released(amount("chili", 10), amount("chocolate", 30), amount("milk", 200)),
-		&makev1.StockReplenished{Location: "main", Ingredient: "chili", Amount: 0, Available: 12},
+		&makev1.StockReplenished{Location: "main", Ingredient: "chili", Amount: 0, Available: 12, Cause: "release"},
 	)
 	if got := kept(s, "chili"); got != (Kept{OnHand: 12, Replenished: 12}) {
 		t.Errorf("chili: %+v", got)
@@ -348,11 +348,11 @@ func TestWhatWasNeverMadeIsNotThrownAwayNorMadeAfterwards(t *testing.T) {
 func TestGoodsThatComeInAreOnHand(t *testing.T) {
 	s := stocked(t)
 	s.WhenDone("replenish", Replenish{"milk", 500})
-	s.Then(&makev1.StockReplenished{Location: "main", Ingredient: "milk", Amount: 500, Available: 500})
+	s.Then(&makev1.StockReplenished{Location: "main", Ingredient: "milk", Amount: 500, Available: 500, Cause: "staff"})
 	s.GivenDone("replenish", Replenish{"chocolate", 30})
 	s.Given(paid(cups("classic", 1)))
 	s.WhenDone("replenish", Replenish{"milk", 50})
-	s.Then(&makev1.StockReplenished{Location: "main", Ingredient: "milk", Amount: 50, Available: 350}) // 200 are reserved
+	s.Then(&makev1.StockReplenished{Location: "main", Ingredient: "milk", Amount: 50, Available: 350, Cause: "staff"}) // 200 are reserved
 }
 
 func TestGoodsThatComeInEndTheDepletion(t *testing.T) {

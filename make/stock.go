@@ -84,6 +84,7 @@ func replenish(s *Stock, goods Replenish) flow.Outcome {
 	return flow.Emit(&makev1.StockReplenished{
 		Location: location, Ingredient: goods.Ingredient, Amount: goods.Amount,
 		Available: s.Ingredients[goods.Ingredient].available() + goods.Amount,
+		Cause:     "staff",
 	})
 }
 

@@ -50,7 +50,7 @@ func depleted(ingredient string) *makev1.StockDepleted {
 }
 
 func replenished(ingredient string) *makev1.StockReplenished {
-	return &makev1.StockReplenished{Location: "main", Ingredient: ingredient, Amount: 500, Available: 500}
+	return &makev1.StockReplenished{Location: "main", Ingredient: ingredient, Amount: 500, Available: 500, Cause: "staff"}
 }
 
 // opened is a shop with these items on its menu.

@@ -200,7 +200,7 @@ func (d *database) scanEvent(rows *sql.Rows, e *logged) error {
 		e.problem = fmt.Errorf("%q is not a declared event type", e.Type)
 		return nil
 	}
-	e.fact, e.problem = declared.Unmarshal(body)
+	e.fact, e.problem = declared.Decode(e.Schema, body)
 	return nil
 }
 

@@ -51,8 +51,9 @@ type Event struct {
 	Terminal bool   // the saga's end: nobody needs to hear it
 	Version  int    // of the schema, from 1 up
 
-	message protoreflect.MessageType
-	key     protoreflect.FieldDescriptor // nil only if keyless
+	message   protoreflect.MessageType
+	upcasters []func(fields) error
+	key       protoreflect.FieldDescriptor // nil only if keyless
 }
 
 type registry struct {
@@ -87,19 +88,23 @@ func load() registry {
 
 func newEvent(m protoreflect.MessageType, declared *contractv1.Event) *Event {
 	e := &Event{
-		Type:     declared.GetType(),
-		Owner:    declared.GetOwner(),
-		Class:    Class(strings.ToLower(strings.TrimPrefix(declared.GetClass().String(), "CLASS_"))),
-		Stream:   declared.GetStream(),
-		KeyField: declared.GetKey(),
-		Failure:  declared.GetFailure(),
-		Terminal: declared.GetTerminal(),
-		Version:  int(declared.GetVersion()),
-		message:  m,
-		key:      m.Descriptor().Fields().ByName(protoreflect.Name(declared.GetKey())),
+		Type:      declared.GetType(),
+		Owner:     declared.GetOwner(),
+		Class:     Class(strings.ToLower(strings.TrimPrefix(declared.GetClass().String(), "CLASS_"))),
+		Stream:    declared.GetStream(),
+		KeyField:  declared.GetKey(),
+		Failure:   declared.GetFailure(),
+		Terminal:  declared.GetTerminal(),
+		Version:   int(declared.GetVersion()),
+		message:   m,
+		upcasters: upcasters[declared.GetType()],
+		key:       m.Descriptor().Fields().ByName(protoreflect.Name(declared.GetKey())),
 	}
 	if e.Class != ClassKeyless && (e.key == nil || e.key.Kind() != protoreflect.StringKind || e.key.IsList()) {
 		panic(fmt.Sprintf("contract: the key of %s, %q, is not a string field of it", m.Descriptor().FullName(), e.KeyField))
+	}
+	if len(e.upcasters) != e.Version-1 {
+		panic(fmt.Sprintf("contract: %s has version %d and %d upcasters; each version but the first takes one", e.Type, e.Version, len(e.upcasters)))
 	}
 	return e
 }

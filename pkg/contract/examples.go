@@ -80,7 +80,7 @@ func Example(wireType string) proto.Message {
 	case "stock.released":
 		return &makev1.StockReleased{Location: "main", OrderId: orderID, Ingredients: reserved}
 	case "stock.replenished":
-		return &makev1.StockReplenished{Location: "main", Ingredient: "milk", Amount: 5000, Available: 5100}
+		return &makev1.StockReplenished{Location: "main", Ingredient: "milk", Amount: 5000, Available: 5100, Cause: "staff"}
 	case "stock.depleted":
 		return &makev1.StockDepleted{Location: "main", Ingredient: "milk", Available: 100}
 

@@ -9,7 +9,11 @@ export GOWORK=off
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
+# On main itself the last commit is what is being checked: its readers are those of the one before.
 base=${CONTRACT_BASE:-main}
+if [ -z "${CONTRACT_BASE:-}" ] && [ "$(git rev-parse -q --verify main)" = "$(git rev-parse -q --verify HEAD)" ]; then
+	if git diff --quiet HEAD -- "$(dirname -- "$0")/proto" 2>/dev/null; then base=HEAD~1; fi
+fi
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 

@@ -222,7 +222,7 @@ func (f *Flow) Accept(r event.Record) (Message, error) {
 	case r.Hops > event.MaxHops:
 		return bad("%s is %d hops away from the beginning of its saga, more than %d: the events go round in a loop", r.Type, r.Hops, event.MaxHops)
 	}
-	payload, err := e.Unmarshal(r.Body)
+	payload, err := e.Decode(r.Schema, r.Body)
 	if err != nil {
 		return bad("%v", err)
 	}
@@ -249,5 +249,5 @@ func fact(r *event.Record) (proto.Message, error) {
 	if !ok {
 		return nil, fmt.Errorf("the log holds %s of the unknown type %q", r.ID, r.Type)
 	}
-	return e.Unmarshal(r.Body)
+	return e.Decode(r.Schema, r.Body)
 }

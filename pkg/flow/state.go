@@ -150,7 +150,7 @@ func (f *Flow) Fold(name string, records []event.Record) (json.RawMessage, error
 		if !ok {
 			return nil, fmt.Errorf("%s version %d has the unknown type %q", name, r.Version, r.Type)
 		}
-		fact, err := e.Unmarshal(r.Body)
+		fact, err := e.Decode(r.Schema, r.Body)
 		if err != nil {
 			return nil, fmt.Errorf("%s version %d: %w", name, r.Version, err)
 		}

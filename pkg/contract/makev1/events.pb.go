@@ -492,7 +492,9 @@ type StockReplenished struct {
 	// Grams or millilitres added; 0 when a release brought the ingredient back.
 	Amount int64 `protobuf:"varint,3,opt,name=amount,proto3" json:"amount,omitempty"`
 	// Grams or millilitres that may be reserved from now on.
-	Available     int64 `protobuf:"varint,4,opt,name=available,proto3" json:"available,omitempty"`
+	Available int64 `protobuf:"varint,4,opt,name=available,proto3" json:"available,omitempty"`
+	// "staff" (somebody filled it up) or "release" (an order gave it back). Since version 2.
+	Cause         string `protobuf:"bytes,5,opt,name=cause,proto3" json:"cause,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -553,6 +555,13 @@ func (x *StockReplenished) GetAvailable() int64 {
 		return x.Available
 	}
 	return 0
+}
+
+func (x *StockReplenished) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
 }
 
 // An ingredient has run out: what is left is not enough for one more cup of what was just ordered.
@@ -661,15 +670,16 @@ const file_hotchoc_make_v1_events_proto_rawDesc = "" +
 	"\blocation\x18\x01 \x01(\tR\blocation\x12\x19\n" +
 	"\border_id\x18\x02 \x01(\tR\aorderId\x12=\n" +
 	"\vingredients\x18\x03 \x03(\v2\x1b.hotchoc.shop.v1.IngredientR\vingredients:/\x8a\xb5\x18+\n" +
-	"\x0estock.released\x12\x04make\x18\x02\"\x05stock*\blocation@\x01\"\xb8\x01\n" +
+	"\x0estock.released\x12\x04make\x18\x02\"\x05stock*\blocation@\x01\"\xce\x01\n" +
 	"\x10StockReplenished\x12\x1a\n" +
 	"\blocation\x18\x01 \x01(\tR\blocation\x12\x1e\n" +
 	"\n" +
 	"ingredient\x18\x02 \x01(\tR\n" +
 	"ingredient\x12\x16\n" +
 	"\x06amount\x18\x03 \x01(\x03R\x06amount\x12\x1c\n" +
-	"\tavailable\x18\x04 \x01(\x03R\tavailable:2\x8a\xb5\x18.\n" +
-	"\x11stock.replenished\x12\x04make\x18\x02\"\x05stock*\blocation@\x01\"\x9a\x01\n" +
+	"\tavailable\x18\x04 \x01(\x03R\tavailable\x12\x14\n" +
+	"\x05cause\x18\x05 \x01(\tR\x05cause:2\x8a\xb5\x18.\n" +
+	"\x11stock.replenished\x12\x04make\x18\x02\"\x05stock*\blocation@\x02\"\x9a\x01\n" +
 	"\rStockDepleted\x12\x1a\n" +
 	"\blocation\x18\x01 \x01(\tR\blocation\x12\x1e\n" +
 	"\n" +

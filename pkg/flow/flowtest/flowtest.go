@@ -191,7 +191,7 @@ func (s *Saga) check(m flow.Message, before []event.Record) {
 		}
 		if e, ok := contract.Lookup(r.Type); !ok {
 			s.t.Errorf("%s is not declared", r.Type)
-		} else if _, err := e.Unmarshal(r.Body); err != nil {
+		} else if _, err := e.Decode(r.Schema, r.Body); err != nil {
 			s.t.Errorf("%s cannot be read back: %v", r.Type, err)
 		}
 	}

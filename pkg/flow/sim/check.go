@@ -95,7 +95,7 @@ func (w *World) event(s *service, r event.Record) {
 		w.Violate("%s recorded %s, which is not its own", s.name, r.Type)
 		return
 	}
-	data, err := e.Unmarshal(r.Body)
+	data, err := e.Decode(r.Schema, r.Body)
 	if err != nil {
 		w.Violate("%s recorded what cannot be read: %v", s.name, err)
 		return
