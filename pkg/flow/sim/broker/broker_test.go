@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"hotchoc/pkg/flow/sim/broker"
+	"hotchoc/pkg/internal/servers"
 )
 
 func TestABrokerInMemoryRefusesDefinitionsItDoesNotUnderstand(t *testing.T) {
@@ -21,3 +22,5 @@ func TestABrokerInMemoryRefusesDefinitionsItDoesNotUnderstand(t *testing.T) {
 		}
 	}
 }
+
+func TestMain(m *testing.M) { servers.Main(m) }
