@@ -74,10 +74,9 @@ func TestAFailureOfALaterStepRefundsWhatTheLogSaysWasCaptured(t *testing.T) {
 		s := flowtest.New(t, Flow(g))
 		s.Given(placed())
 		s.When(failed)
+		reason := failed.(interface{ GetReason() string }).GetReason()
+		s.Then(&payv1.PaymentRefunded{OrderId: flowtest.Order, Amount: eur(900), CaptureId: "cap_1", RefundId: "ref_1", Reason: reason})
 		s.ThenBarrier("charge", "undone")
-		if len(s.Store().Log()) != 2 {
-			t.Fatalf("want a capture and a refund, got %v", s.Store().Log())
-		}
 		if want := "void " + flowtest.Order + "/charge"; g.asked[len(g.asked)-1] != want {
 			t.Errorf("asked %q, want %q: the key of the capture", g.asked[len(g.asked)-1], want)
 		}

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"hotchoc/pkg/contract/orderv1"
+	"hotchoc/pkg/contract/payv1"
 	"hotchoc/pkg/event"
 	"hotchoc/pkg/flow"
 	"hotchoc/pkg/store"
@@ -414,4 +415,33 @@ func FuzzNoBodyIsTakenThatIsNotOneObject(f *testing.F) {
 			t.Fatalf("%q was taken", body)
 		}
 	})
+}
+
+func TestAKeyThatComesBackWithAnotherBodyIsRefused(t *testing.T) {
+	t.Parallel()
+	type wish struct{ Customer string }
+	orders := flow.NewStream("customer", func(*struct{}, proto.Message) {})
+	f := flow.New("pay", orders, flow.Command("flag", flow.By(orders, func(w wish) string { return w.Customer }), func(_ *struct{}, w wish) flow.Outcome {
+		return flow.Emit(&payv1.CustomerFlagged{Customer: w.Customer, Refusals: 1, WindowSeconds: 1})
+	}).Emits(&payv1.CustomerFlagged{}).NotCompensated("a test"))
+	intake := flow.NewIntake(f, flow.NewDoor(f, store.NewMemory(), nil, nil), zap.NewNop(), flow.IntakeConfig{})
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	go func() { _ = intake.Run(ctx) }()
+	do := func(body string) (flow.Verdict, error) {
+		r := httptest.NewRequest("POST", "/", nil)
+		r.Header.Set("Idempotency-Key", "a")
+		return web.Do(echo.New().NewContext(r, httptest.NewRecorder()), intake, web.Command{Step: "flag", Wish: wish{"ada"}, Body: []byte(body)})
+	}
+	if v, err := do("one"); err != nil || v.Duplicate || len(v.Events) != 1 {
+		t.Fatalf("the first time: %+v, %v", v, err)
+	}
+	if v, err := do("one"); err != nil || !v.Duplicate {
+		t.Errorf("the same once more: %+v, %v", v, err)
+	}
+	_, err := do("two")
+	var p *web.Problem
+	if !errors.As(err, &p) || p.Status != http.StatusUnprocessableEntity || p.Code != "idempotency-key-reused" {
+		t.Errorf("another body: %v", err)
+	}
 }

@@ -14,7 +14,7 @@ import (
 
 func flow() *cobra.Command {
 	cmd := &cobra.Command{Use: "flow", Short: "The choreography, computed from the flows of the services"}
-	cmd.AddCommand(flowGraph(shop.Graph()), flowVerify(shop.Graph()))
+	cmd.AddCommand(flowGraph(shop.Graph()), flowVerify(shop.Graph()), flowAsyncAPI())
 	return cmd
 }
 
