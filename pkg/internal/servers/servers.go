@@ -47,8 +47,14 @@ func unique() string {
 	return "test_" + hex.EncodeToString(b)
 }
 
-// Patience is how long Eventually waits. It is long, for machines that are busy; nothing that works needs it.
-const Patience = 30 * time.Second
+// Patience is how long Eventually waits. It is long, for machines that are busy; nothing that works needs it. Whoever expects
+// tests to fail can shorten it by TEST_PATIENCE.
+var Patience = func() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("TEST_PATIENCE")); err == nil {
+		return d
+	}
+	return 30 * time.Second
+}()
 
 // Eventually waits until f has no complaint, and fails the test with the last one.
 func Eventually(t testing.TB, f func() error) {
