@@ -762,3 +762,34 @@ func TestATimerIsHeardByTheServiceItself(t *testing.T) {
 		return nil
 	})
 }
+
+// Were they retried together, they would be in trouble together again.
+func TestWhatFailsTogetherDoesNotComeBackTogether(t *testing.T) {
+	t.Parallel()
+	const messages = 50
+	f := desk(flow.Retry{Attempts: 2, Delays: []time.Duration{time.Second}}, func(*orderv1.OrderPlaced) flow.Outcome {
+		return flow.NotYet("the till is closed")
+	})
+	b := servers.NewBroker(t, order, f)
+	s := start(t, b.As("pay"), f, rabbit.Config{})
+	place(t, b, messages)
+	servers.Eventually(t, func() error {
+		if n := len(s.tried()); n < messages {
+			return fmt.Errorf("%d have failed", n)
+		}
+		return nil
+	})
+	first, last := time.Now(), time.Time{}
+	for _, a := range s.tried() {
+		if a.N == 1 && a.At.Before(first) {
+			first = a.At
+		}
+		if a.N == 1 && a.At.After(last) {
+			last = a.At
+		}
+	}
+	// Each is held for up to half its delay; that fifty of them hit the same half of that does not happen.
+	if spread := last.Sub(first); spread < 250*time.Millisecond {
+		t.Errorf("they go to the wait queue within %v of each other", spread)
+	}
+}
