@@ -30,10 +30,10 @@ func document(t *testing.T) (text []byte, parsed map[string]any) {
 func compiled(t *testing.T, document any, at string) *jsonschema.Schema {
 	t.Helper()
 	c := jsonschema.NewCompiler()
-	if err := c.AddResource("document.json", document); err != nil {
+	if err := c.AddResource("memory:///document", document); err != nil {
 		t.Fatal(err)
 	}
-	s, err := c.Compile("document.json" + at)
+	s, err := c.Compile("memory:///document" + at)
 	if err != nil {
 		t.Fatal(err)
 	}
