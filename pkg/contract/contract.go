@@ -52,7 +52,7 @@ type Event struct {
 	Version  int    // of the schema, from 1 up
 
 	message   protoreflect.MessageType
-	upcasters []func(fields) error
+	upcasters []func(proto.Message)
 	key       protoreflect.FieldDescriptor // nil only if keyless
 }
 

@@ -3,17 +3,12 @@
 #
 #   generate.sh          format the .proto files and write the Go code
 #   generate.sh check    change nothing; fail on format, lint, drift, or a change that breaks readers of
-#                        the events on main (or on the git revision in CONTRACT_BASE)
+#                        the events of main, by versions.sh
 set -eu
 export GOWORK=off
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 root=$(CDPATH='' cd -- "$here/../.." && pwd)
-# On main itself the last commit is what is being checked: its readers are those of the one before.
-base=${CONTRACT_BASE:-main}
-if [ -z "${CONTRACT_BASE:-}" ] && [ "$(git rev-parse -q --verify main)" = "$(git rev-parse -q --verify HEAD)" ]; then
-	if git diff --quiet HEAD -- "$(dirname -- "$0")/proto" 2>/dev/null; then base=HEAD~1; fi
-fi
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 
@@ -40,14 +35,14 @@ check)
 	mkdir "$tmp/committed"
 	cp -R ./*v1 "$tmp/committed" || fail 'no generated code: run pkg/contract/generate.sh'
 	diff -r "$tmp/committed" "$tmp/generated" || fail 'generated code differs from proto/: run pkg/contract/generate.sh'
-	if git cat-file -e "$base:./buf.yaml" 2>/dev/null; then
-		mkdir "$tmp/base"
-		git archive "$base" . | tar -x -C "$tmp/base"
-		"$buf" breaking --against "$tmp/base" ||
-			fail "breaks readers of the events on $base: declare a new event or add fields instead"
-	else
-		echo "contract: nothing on $base to compare with, breaking changes not checked"
-	fi
+	versions=$(./versions.sh) || exit 1
+	[ -n "$versions" ] || echo 'contract: there is no history here to compare with, breaking changes not checked' >&2
+	for version in $versions; do
+		mkdir "$tmp/$version"
+		git archive "$version" . | tar -x -C "$tmp/$version"
+		"$buf" breaking --against "$tmp/$version" ||
+			fail "breaks readers of the events of $version: declare a new event or add fields instead"
+	done
 	;;
 *)
 	fail 'usage: generate.sh [check]'
