@@ -251,7 +251,8 @@ func tags(user object) (tags []string) {
 func changes(what string, declared, observed any) (found []Change) {
 	want, table := declared.(map[string]any)
 	if !table {
-		if !reflect.DeepEqual(declared, observed) {
+		leftOut := declared == false && observed == nil // as RabbitMQ 4.3 does with internal
+		if !leftOut && !reflect.DeepEqual(declared, observed) {
 			found = append(found, Change{what, declared, observed})
 		}
 		return found

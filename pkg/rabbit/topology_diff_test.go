@@ -94,6 +94,10 @@ func TestWhatSomebodyChangedIsToldWithTheCommandThatPutsItRight(t *testing.T) {
 	eve := "eve_" + b.VHost
 	set("users/"+eve, map[string]any{"password": "x", "tags": ""})
 	t.Cleanup(func() { remove("users/" + eve) })
+	boundToo := []string{} // since RabbitMQ 4, an exchange takes the rights on it with it
+	if b.Version(t) >= "4" {
+		boundToo = []string{"topic permission ME ME.events missing"}
+	}
 
 	for _, c := range []struct {
 		given  string
@@ -114,15 +118,15 @@ func TestWhatSomebodyChangedIsToldWithTheCommandThatPutsItRight(t *testing.T) {
 			})
 			do(channel.QueueBind(me+".retry.1s", "1s", me+".retry", false, nil))
 		}, []string{`queue ME.retry.1s changed: x-max-length is 5, not not set; x-message-ttl is 2000, not 1000; x-overflow is not set, not "reject-publish"`}},
-		{"an exchange is gone", func() { remove("exchanges/" + b.VHost + "/" + me + ".events") }, []string{
-			"exchange ME.events missing", "binding ME.events -#-> history missing"}},
+		{"an exchange is gone", func() { remove("exchanges/" + b.VHost + "/" + me + ".events") }, append([]string{
+			"exchange ME.events missing", "binding ME.events -#-> history missing"}, boundToo...)},
 		{"there is an exchange more", func() { do(channel.ExchangeDeclare("coupons", "topic", true, false, false, false, nil)) },
 			[]string{"exchange coupons extra"}},
 		{"an exchange has another type", func() {
 			remove("exchanges/" + b.VHost + "/" + me + ".events")
 			do(channel.ExchangeDeclare(me+".events", "fanout", true, false, false, false, nil))
 			do(channel.QueueBind("history", "#", me+".events", false, nil))
-		}, []string{`exchange ME.events changed: type is "fanout", not "topic"`}},
+		}, append([]string{`exchange ME.events changed: type is "fanout", not "topic"`}, boundToo...)},
 		{"a binding is gone", func() { do(channel.QueueUnbind(me, "order.placed", "order.events", nil)) },
 			[]string{"binding order.events -order.placed-> ME missing"}},
 		{"there is a binding more", func() { do(channel.QueueBind(me, "order.#", "order.events", false, nil)) },
@@ -233,6 +237,7 @@ func TestAServiceWithoutItsTopologyTellsWhatIsMissing(t *testing.T) {
 	const cure = "; hotchoc topology diff tells all that differs, hotchoc topology apply declares what is missing"
 	lacks := func(what string) string { return "the topology is not what pay needs: " + what + cure }
 	b := servers.NewBroker(t, order, pay)
+	hidden := b.Version(t) >= "4" // what a user may neither write nor read, such as its wait queues
 	for _, c := range []struct {
 		gone []string // objects, as the management API calls them
 		says string
@@ -249,13 +254,20 @@ func TestAServiceWithoutItsTopologyTellsWhatIsMissing(t *testing.T) {
 			lacks("exchange pay.events is missing, queue pay is missing, queue pay.dead is missing")},
 		{[]string{"permissions/VHOST/pay"}, "no broker: connect to "},
 	} {
+		if hidden && strings.Contains(c.gone[0], ".retry.") {
+			continue // topology diff alone sees it
+		}
 		for _, path := range c.gone {
 			b.Call(t, http.MethodDelete, strings.Replace(path, "VHOST", b.VHost, 1), nil, nil)
 		}
 		refuses(t, b, c.says)
 	}
 	b.Call(t, http.MethodPut, "permissions/"+b.VHost+"/pay", map[string]string{"configure": "^$", "write": `^pay\.`, "read": "^$"}, nil)
-	refuses(t, b, "queue pay cannot be consumed: Exception (403)")
+	if hidden {
+		refuses(t, b, lacks("queue pay is missing, or pay has no right to use it"))
+	} else {
+		refuses(t, b, "queue pay cannot be consumed: Exception (403)")
+	}
 }
 
 // refuses starts pay, which must say this and not consume, and must come by itself when the topology is applied.

@@ -70,7 +70,8 @@ func (b *Broker) Apply(t testing.TB, flows ...*flow.Flow) {
 	b.Call(t, http.MethodPut, "permissions/"+b.VHost+"/"+u.User.Username(), map[string]string{"configure": ".*", "write": ".*", "read": ".*"}, nil)
 }
 
-// Definitions are the topology of flows in this virtual host.
+// Definitions are the topology of flows in this virtual host, and the exchanges of the services that they hear without
+// their being among them: RabbitMQ 4 imports nothing that binds a queue to an exchange that is not there.
 func (b *Broker) Definitions(t testing.TB, flows ...*flow.Flow) []byte {
 	t.Helper()
 	passwords := map[string]string{}
@@ -79,6 +80,23 @@ func (b *Broker) Definitions(t testing.TB, flows ...*flow.Flow) []byte {
 	}
 	definitions, err := rabbit.Definitions(b.VHost, flows, passwords)
 	if err != nil {
+		t.Fatal(err)
+	}
+	var d map[string][]map[string]any
+	if err := json.Unmarshal(definitions, &d); err != nil {
+		t.Fatal(err)
+	}
+	declared := map[any]bool{}
+	for _, e := range d["exchanges"] {
+		declared[e["name"]] = true
+	}
+	for _, binding := range d["bindings"] {
+		if source := binding["source"]; !declared[source] {
+			declared[source] = true
+			d["exchanges"] = append(d["exchanges"], map[string]any{"name": source, "vhost": b.VHost, "type": "topic", "durable": true, "auto_delete": false})
+		}
+	}
+	if definitions, err = json.Marshal(d); err != nil {
 		t.Fatal(err)
 	}
 	return definitions
@@ -146,6 +164,16 @@ func (b *Broker) call(method, path string, in, out any) error {
 		err = json.Unmarshal(answer, out)
 	}
 	return err
+}
+
+// Version is that of RabbitMQ, such as 3.10.8.
+func (b *Broker) Version(t testing.TB) string {
+	t.Helper()
+	var about struct {
+		Version string `json:"rabbitmq_version"`
+	}
+	b.Call(t, http.MethodGet, "overview", nil, &about)
+	return about.Version
 }
 
 // Kill closes, on the side of the broker, every connection whose name contains this, and tells how many there were.

@@ -29,11 +29,12 @@ type Outcome struct {
 
 // Errors for which the real broker closes the channel. Nothing was done.
 var (
-	ErrNotFound  = errors.New("not found")           // 404
+	ErrNotFound  = errors.New("not found")           // 404: told only to those who may use what has this name
 	ErrRefused   = errors.New("access refused")      // 403
 	ErrPrecond   = errors.New("precondition failed") // 406: a user ID that is not the publisher's, a tag that is not open
 	ErrClosed    = errors.New("the channel is closed")
 	errUnlimited = errors.New("the prefetch must be from 1 on")
+	errStream    = errors.New("the broker in memory has no consumers of streams")
 )
 
 // Broker has the exchanges and queues of one definitions document.
@@ -118,45 +119,51 @@ func (b *Broker) bury(i int, e entry, reason string) {
 	m := e.Message
 	m.Headers = died(m, of.name, reason, b.now())
 	m.Exchange, m.Key = of.deadExchange, of.deadKey
-	route := b.routed(m.Exchange, m.Key)
-	for _, to := range route {
-		if reason != rejected && cycles(m.Headers, b.topology.queues[to].name) {
-			b.queues[i].stuck = append(b.queues[i].stuck, e)
-			return
+	moved := false
+	for _, to := range b.routed(m.Exchange, m.Key) {
+		if reason == rejected || !cycles(m.Headers, b.topology.queues[to].name) {
+			b.put(to, m)
+			moved = true
 		}
 	}
-	if len(route) == 0 {
+	if !moved {
 		b.queues[i].stuck = append(b.queues[i].stuck, e)
-	}
-	for _, to := range route {
-		b.put(to, m)
 	}
 }
 
-// died notes a death in the headers, the latest first, and counts the like.
+// died notes a death in the headers, the latest first. A death like an earlier one is that one, once more. RabbitMQ 3
+// counts on from what a client has published, RabbitMQ 4 does not; here it is counted on.
 func died(m Message, queue, reason string, at time.Time) map[string]any {
-	headers := maps.Clone(m.Headers)
-	if headers == nil {
-		headers = map[string]any{}
+	headers := withRoom(m.Headers)
+	latest := rabbit.Table{
+		"queue": queue, "reason": reason, "count": int64(1), "exchange": m.Exchange, "routing-keys": []any{m.Key}, "time": at.Truncate(time.Second),
 	}
-	deaths, _ := headers["x-death"].([]any)
-	count := int64(1)
-	var others []any
-	for _, d := range deaths {
-		if t, ok := d.(rabbit.Table); ok && t["queue"] == queue && t["reason"] == reason {
-			n, _ := t["count"].(int64)
-			count += n
+	earlier, _ := headers["x-death"].([]any)
+	deaths := []any{nil}
+	for _, d := range earlier {
+		t, ok := d.(rabbit.Table)
+		if !ok || t["queue"] != queue || t["reason"] != reason {
+			deaths = append(deaths, d)
 			continue
 		}
-		others = append(others, d)
+		n, _ := t["count"].(int64)
+		latest = maps.Clone(t)
+		latest["count"] = n + 1
 	}
-	headers["x-death"] = append([]any{rabbit.Table{
-		"queue": queue, "reason": reason, "count": count, "exchange": m.Exchange, "routing-keys": []any{m.Key}, "time": at.Truncate(time.Second),
-	}}, others...)
+	deaths[0] = latest
+	headers["x-death"] = deaths
 	if headers["x-first-death-queue"] == nil {
 		headers["x-first-death-queue"], headers["x-first-death-reason"], headers["x-first-death-exchange"] = queue, reason, m.Exchange
 	}
 	return headers
+}
+
+// withRoom makes headers that may be written to: those of a message are shared.
+func withRoom(headers map[string]any) map[string]any {
+	if headers == nil {
+		return map[string]any{}
+	}
+	return maps.Clone(headers)
 }
 
 // cycles tells whether a message has been dead-lettered in the queue it would now come to, without a consumer's reject
@@ -175,38 +182,38 @@ func cycles(headers map[string]any, queue string) bool {
 	return false
 }
 
-// Advance moves what has expired by now.
+// Advance moves what has expired by now, in the order in which it expired.
 func (b *Broker) Advance() {
-	for i := range b.queues {
-		for {
-			at, ok := b.expiry(i)
-			if !ok || at.After(b.now()) {
-				break
-			}
-			q := &b.queues[i]
-			e := q.ready[0]
-			q.ready = q.ready[1:]
-			b.bury(i, e, expired)
+	for {
+		i, at, waits := b.earliest()
+		if !waits || at.After(b.now()) {
+			return
 		}
+		q := &b.queues[i]
+		e := q.ready[0]
+		q.ready = q.ready[1:]
+		b.bury(i, e, expired)
 	}
 }
 
 // NextExpiry tells when Advance has something to do; false when nothing waits.
 func (b *Broker) NextExpiry() (next time.Time, waits bool) {
-	for i := range b.queues {
-		if at, ok := b.expiry(i); ok && (!waits || at.Before(next)) {
-			next, waits = at, true
-		}
-	}
+	_, next, waits = b.earliest()
 	return next, waits
 }
 
-// expiry is when the head of a queue expires. All of a queue have the same time to live.
-func (b *Broker) expiry(i int) (time.Time, bool) {
-	if ttl, q := b.topology.queues[i].ttl, &b.queues[i]; ttl > 0 && len(q.ready) > 0 {
-		return q.ready[0].since.Add(ttl), true
+// earliest is the queue whose head expires next. All messages of a queue have the same time to live.
+func (b *Broker) earliest() (earliest int, next time.Time, waits bool) {
+	for i := range b.queues {
+		ttl, q := b.topology.queues[i].ttl, &b.queues[i]
+		if ttl == 0 || len(q.ready) == 0 {
+			continue
+		}
+		if at := q.ready[0].since.Add(ttl); !waits || at.Before(next) {
+			earliest, next, waits = i, at, true
+		}
 	}
-	return time.Time{}, false
+	return earliest, next, waits
 }
 
 // Restart is the end of all channels. Every message and every queue is durable.
@@ -226,7 +233,7 @@ func (b *Broker) Depth(queue string) (ready, unacked int) {
 	return 0, 0
 }
 
-// Messages are those of a queue that are ready or stuck.
+// Messages are those of a queue that are ready or stuck, not those with consumers.
 func (b *Broker) Messages(queue string) []Message {
 	var all []Message
 	if i, ok := b.index[queue]; ok {

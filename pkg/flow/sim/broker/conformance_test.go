@@ -11,6 +11,7 @@ import (
 	"hotchoc/pkg/contract/payv1"
 	"hotchoc/pkg/flow"
 	"hotchoc/pkg/flow/sim/broker"
+	"hotchoc/pkg/internal/servers"
 	"hotchoc/pkg/rabbit"
 
 	"google.golang.org/protobuf/proto"
@@ -24,11 +25,16 @@ type transport interface {
 	consume(user, queue string, prefetch int) (consumer, error)
 	// ready is how many messages wait in a queue.
 	ready(queue string) int
-	// restart ends all connections.
+	// restart ends all connections from the broker's side: with RabbitMQ, through its management API.
 	restart()
-	// circles tells whether a message that keeps what the broker wrote on it may go the same way again. RabbitMQ 3 keeps it
-	// where it is for ever, RabbitMQ 4 does not believe what clients say; the one in memory does what is more dangerous.
-	circles() bool
+	now() time.Time
+	// four tells whether it is RabbitMQ 4. In three things it differs from RabbitMQ 3, and the one in memory does what
+	// RabbitMQ 3 does, since more can go wrong with it:
+	//   - It does not believe what a client says that happened to a message; RabbitMQ 3 counts on from there, and keeps a
+	//     message for ever that it thinks goes in a circle.
+	//   - A message may be nacked back to its queue for ever; with RabbitMQ 3 that counts as a failed delivery.
+	//   - The failed deliveries go with a message to the dead letters, where it is marked as redelivered.
+	four() bool
 }
 
 type consumer interface {
@@ -49,6 +55,31 @@ func flows() []*flow.Flow {
 			Emits(&payv1.PaymentCaptured{}).NotCompensated("a test")),
 		flow.New("order", orders, flow.On("close", orders, func(*nothing, *payv1.PaymentCaptured) flow.Outcome { return flow.Nothing() }).
 			Emits(&orderv1.OrderCompleted{}).NotCompensated("a test")),
+	}
+}
+
+// tester is a user for what the platform does not have.
+const tester = "tester"
+
+// extras are what the cases need beside the topology of flows, as lists of a definitions document: exchanges with
+// alternates, and who may use them.
+func extras(vhost string) map[string][]map[string]any {
+	type object = map[string]any
+	exchange := func(name, kind, alternate string) object {
+		return object{"name": name, "vhost": vhost, "type": kind, "durable": true, "auto_delete": false, "arguments": object{"alternate-exchange": alternate}}
+	}
+	bind := func(source, key, queue string) object {
+		return object{"source": source, "vhost": vhost, "destination": queue, "destination_type": "queue", "routing_key": key, "arguments": object{}}
+	}
+	return map[string][]map[string]any{
+		"users":       {{"name": tester, "password": servers.Password(tester), "tags": ""}},
+		"permissions": {{"user": tester, "vhost": vhost, "configure": "^$", "write": "^(wide|narrow|blind|gone)$", "read": "^(caught|gone)$"}},
+		"queues":      {{"name": "caught", "vhost": vhost, "durable": true, "auto_delete": false, "arguments": object{"x-queue-type": "quorum", "x-delivery-limit": 200}}},
+		"exchanges": {
+			exchange("wide", "topic", "narrow"), exchange("narrow", "direct", "net"), exchange("net", "fanout", "missing"),
+			exchange("blind", "direct", "blinder"), exchange("blinder", "fanout", "blind"),
+		},
+		"bindings": {bind("wide", "a.*.#", "pay"), bind("narrow", "b", "pay"), bind("net", "whatever", "caught")},
 	}
 }
 
@@ -100,6 +131,9 @@ func expect(t *testing.T, c consumer, redelivered bool, ids ...string) (last bro
 	return last
 }
 
+// failures is how often a message came back from consumers, as it says itself.
+func failures(d broker.Delivery) any { return d.Headers["x-delivery-count"] }
+
 // death is the latest death that a message carries.
 func death(m broker.Message) string {
 	deaths, _ := m.Headers["x-death"].([]any)
@@ -129,11 +163,45 @@ func TestATransportDoesWhatRabbitMQDoes(t *testing.T) {
 			t.Errorf("returned %t, %v", returned, err)
 		}
 	})
+	onBoth(t, "what no queue is bound for goes to the alternate exchange as it is, and is returned when nobody there wants it", func(t *testing.T, b transport) {
+		m := message("1")
+		m.UserID = tester
+		for _, c := range []struct {
+			exchange, key string
+			want          string // the queue
+		}{
+			{"wide", "a.b", "pay"},    // bound to the first
+			{"wide", "a.b.c", "pay"},  // also
+			{"wide", "b", "pay"},      // to its alternate
+			{"wide", "a", "caught"},   // to the alternate of that
+			{"narrow", "c", "caught"}, // whatever the key
+			{"blind", "a", ""},        // two that are each other's
+		} {
+			returned, err := b.publish(tester, c.exchange, c.key, m)
+			must(t, err)
+			if returned != (c.want == "") {
+				t.Errorf("%s to %s: returned %t", c.key, c.exchange, returned)
+			}
+			if c.want == "" {
+				continue
+			}
+			reader := map[string]string{"pay": "pay", "caught": tester}[c.want]
+			in := listen(t, b, reader, c.want, 1)
+			d := expect(t, in, false, "1")
+			if d.Exchange != c.exchange || d.Key != c.key {
+				t.Errorf("%s to %s came as %s to %s", c.key, c.exchange, d.Key, d.Exchange)
+			}
+			must(t, in.ack(d.Tag, false))
+			in.close()
+		}
+	})
 	onBoth(t, "who may not write is refused", func(t *testing.T, b transport) {
 		for _, c := range []struct {
 			user, exchange, key, as string
 			want                    error
 		}{
+			{"pay", "nonsense", "order.placed", "pay", broker.ErrRefused},
+			{tester, "gone", "a", tester, broker.ErrNotFound},
 			{"pay", "order.events", "order.placed", "pay", broker.ErrRefused},
 			{"pay", "order.retry", "order", "pay", broker.ErrRefused},
 			{"pay", "", "pay", "pay", broker.ErrRefused},
@@ -152,10 +220,13 @@ func TestATransportDoesWhatRabbitMQDoes(t *testing.T) {
 		}
 	})
 	onBoth(t, "who may not read is refused", func(t *testing.T, b transport) {
-		for _, queue := range []string{"pay", "pay.dead", "order.retry.1s", "history"} {
+		for _, queue := range []string{"pay", "pay.dead", "order.retry.1s", "history", "nonsense"} {
 			if _, err := b.consume("order", queue, 1); !errors.Is(err, broker.ErrRefused) {
 				t.Errorf("order reads %s: %v", queue, err)
 			}
+		}
+		if _, err := b.consume(tester, "gone", 1); !errors.Is(err, broker.ErrNotFound) {
+			t.Errorf("a queue that is not there: %v", err)
 		}
 	})
 	onBoth(t, "no more is handed over than the prefetch", func(t *testing.T, b transport) {
@@ -168,14 +239,20 @@ func TestATransportDoesWhatRabbitMQDoes(t *testing.T) {
 		must(t, c.ack(d.Tag, true))
 		expect(t, c, false, "3")
 	})
-	onBoth(t, "what was not acked comes back in order when the channel closes, marked", func(t *testing.T, b transport) {
+	onBoth(t, "what was not acked comes back in order when the channel closes, marked and counted", func(t *testing.T, b transport) {
 		place(t, b, "1", "2", "3", "4")
 		c := listen(t, b, "pay", "pay", 3)
-		expect(t, c, false, "1", "2", "3")
-		c.close()
-		c = listen(t, b, "pay", "pay", 10)
-		expect(t, c, true, "1", "2", "3")
-		expect(t, c, false, "4")
+		if d := expect(t, c, false, "1", "2", "3"); failures(d) != nil {
+			t.Errorf("the first time it came back %v times", failures(d))
+		}
+		for times := range int64(2) {
+			c.close()
+			c = listen(t, b, "pay", "pay", 3)
+			if d := expect(t, c, true, "1", "2", "3"); failures(d) != times+1 {
+				t.Errorf("it came back %v times, want %d", failures(d), times+1)
+			}
+		}
+		expect(t, listen(t, b, "pay", "pay", 1), false, "4")
 	})
 	onBoth(t, "a restart gives everything back and loses nothing", func(t *testing.T, b transport) {
 		place(t, b, "1", "2")
@@ -196,6 +273,22 @@ func TestATransportDoesWhatRabbitMQDoes(t *testing.T) {
 		must(t, c.ack(expect(t, c, true, "1").Tag, false))
 		expect(t, c, false, "2")
 	})
+	onBoth(t, "a message that is given back more often than its limit is a dead letter, with RabbitMQ 4 never", func(t *testing.T, b transport) {
+		place(t, b, "1")
+		c := listen(t, b, "pay", "pay", 1)
+		must(t, c.nack(expect(t, c, false, "1").Tag, true))
+		for range 200 {
+			must(t, c.nack(expect(t, c, true, "1").Tag, true))
+		}
+		if b.four() {
+			expect(t, c, true, "1")
+			return
+		}
+		d := expect(t, listen(t, b, "pay", "pay.dead", 1), false, "1")
+		if got := death(d.Message); !strings.HasPrefix(got, "pay delivery_limit x1 ") {
+			t.Errorf("got %q", got)
+		}
+	})
 	onBoth(t, "an ack for several is one for all up to it", func(t *testing.T, b transport) {
 		place(t, b, "1", "2", "3")
 		c := listen(t, b, "pay", "pay", 10)
@@ -212,10 +305,19 @@ func TestATransportDoesWhatRabbitMQDoes(t *testing.T) {
 		d := expect(t, c, false, "1")
 		must(t, c.ack(d.Tag, false))
 		d = expect(t, c, false, "2")
+		// The real client does not wait for what the broker says to an ack.
 		if err := c.ack(d.Tag+7, false); err != nil && !errors.Is(err, broker.ErrPrecond) {
 			t.Error(err)
 		}
-		expect(t, listen(t, b, "pay", "pay", 1), true, "2")
+		c = listen(t, b, "pay", "pay", 2)
+		d = expect(t, c, true, "2")
+		place(t, b, "3")
+		expect(t, c, false, "3")
+		must(t, c.ack(d.Tag, false))
+		if err := c.ack(d.Tag, false); err != nil && !errors.Is(err, broker.ErrPrecond) {
+			t.Error(err) // it was open once
+		}
+		expect(t, listen(t, b, "pay", "pay", 1), true, "3")
 	})
 	onBoth(t, "a rejected message is a dead letter", func(t *testing.T, b transport) {
 		place(t, b, "1")
@@ -226,9 +328,31 @@ func TestATransportDoesWhatRabbitMQDoes(t *testing.T) {
 			t.Errorf("got %q by %s %s, want %q", got, d.Exchange, d.Key, want)
 		}
 	})
-	onBoth(t, "a message in a wait queue comes back to its service, in time and to no other", func(t *testing.T, b transport) {
-		m := message("1")
+	onBoth(t, "a dead letter that is sent back with what is written on it is counted on, with RabbitMQ 4 anew", func(t *testing.T, b transport) {
+		place(t, b, "1")
+		in := listen(t, b, "pay", "pay", 1)
+		must(t, in.nack(expect(t, in, false, "1").Tag, false))
+		dead := listen(t, b, "pay", "pay.dead", 1)
+		sent := expect(t, dead, false, "1")
+		m := sent.Message
 		m.UserID = "pay"
+		_, err := b.publish("pay", "pay.retry", "pay", m)
+		must(t, err)
+		must(t, dead.ack(sent.Tag, false))
+		must(t, in.nack(expect(t, in, false, "1").Tag, false))
+		want := "pay rejected x2 by way of order.events [order.placed], first pay rejected"
+		if b.four() {
+			want = "pay rejected x1 by way of pay.retry [pay], first pay rejected"
+		}
+		if got := death(expect(t, dead, false, "1").Message); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+	onBoth(t, "a message in a wait queue comes back to its service, to no other, not before its time, and waits for none that waits longer", func(t *testing.T, b transport) {
+		m, begin := message("late"), b.now()
+		m.UserID = "pay"
+		_, err := b.publish("pay", "pay.retry", "10s", m)
+		must(t, err)
 		for _, id := range []string{"1", "2"} {
 			m.MessageID = id
 			_, err := b.publish("pay", "pay.retry", "1s", m)
@@ -238,11 +362,16 @@ func TestATransportDoesWhatRabbitMQDoes(t *testing.T) {
 			t.Errorf("%d came at once", n)
 		}
 		d := expect(t, listen(t, b, "pay", "pay", 10), false, "1", "2")
+		if waited := b.now().Sub(begin); waited < time.Second {
+			t.Errorf("they came after %v", waited)
+		}
 		if got, want := death(d.Message), "pay.retry.1s expired x1 by way of pay.retry [1s], first pay.retry.1s expired"; got != want || d.Exchange != "pay.retry" || d.Key != "pay" || d.UserID != "pay" {
 			t.Errorf("got %q by %s %s as %s, want %q", got, d.Exchange, d.Key, d.UserID, want)
 		}
-		if n := b.ready("order"); n != 0 {
-			t.Errorf("order has %d messages", n)
+		for queue, want := range map[string]int{"pay": 0, "order": 0, "pay.retry.10s": 1} {
+			if n := b.ready(queue); n != want {
+				t.Errorf("%s has %d messages, want %d", queue, n, want)
+			}
 		}
 	})
 	onBoth(t, "a message that kills its consumers becomes a dead letter, and would go in a circle with what is written on it", func(t *testing.T, b transport) {
@@ -252,8 +381,7 @@ func TestATransportDoesWhatRabbitMQDoes(t *testing.T) {
 			c.next()
 			c.close()
 		}
-		c := listen(t, b, "pay", "pay.dead", 1)
-		d := expect(t, c, false, "1")
+		d := expect(t, listen(t, b, "pay", "pay.dead", 1), b.four(), "1")
 		if got := death(d.Message); !strings.HasPrefix(got, "pay delivery_limit x1 ") {
 			t.Errorf("got %q", got)
 		}
@@ -264,8 +392,8 @@ func TestATransportDoesWhatRabbitMQDoes(t *testing.T) {
 			_, err := b.publish("pay", "pay.retry", "1s", m)
 			must(t, err)
 		}
-		c = listen(t, b, "pay", "pay", 10)
-		if b.circles() {
+		c := listen(t, b, "pay", "pay", 10)
+		if b.four() {
 			expect(t, c, false, "1", "2")
 			return
 		}
@@ -274,137 +402,36 @@ func TestATransportDoesWhatRabbitMQDoes(t *testing.T) {
 			t.Errorf("%d more came back", n)
 		}
 	})
-	onBoth(t, "10,000 messages over restarts all come", func(t *testing.T, b transport) {
-		const all = 10_000
-		var ids []string
-		for i := range all {
-			ids = append(ids, fmt.Sprint(i))
-		}
-		place(t, b, ids...)
+	onBoth(t, "of 10,000 messages over restarts none is lost, and none comes twice without a mark", func(t *testing.T, b transport) {
+		const all, atOnce = 10_000, 1000
 		acked := map[string]bool{}
-		for session := 1; len(acked) < all; session++ {
+		for session, placed := 0, 0; len(acked) < all; session++ {
+			var ids []string
+			for ; len(ids) < atOnce && placed < all; placed++ {
+				ids = append(ids, fmt.Sprint(placed))
+			}
+			place(t, b, ids...)
 			c := listen(t, b, "pay", "pay", 200)
-			for n := range min(1000, all-len(acked)) {
+			for n := range min(atOnce, all-len(acked)) {
 				d := c.next()
-				if n%7 == 6 {
+				if acked[d.MessageID] && !d.Redelivered {
+					t.Errorf("%s came again without a mark", d.MessageID)
+				}
+				if n%7 == 6 && placed < all {
 					continue // stays open until the end of the session
 				}
 				must(t, c.ack(d.Tag, false))
 				acked[d.MessageID] = true
 			}
-			c.close() // acks are not confirmed: RabbitMQ may lose the last ones, and send these messages again
-			if session%2 == 0 {
+			// Acks are not confirmed: RabbitMQ may lose the last ones, and hand these messages over again.
+			if session%4 == 2 {
 				b.restart()
+			} else {
+				c.close()
 			}
 		}
+		if n := b.ready("pay.dead"); n != 0 {
+			t.Errorf("%d are dead letters", n)
+		}
 	})
-}
-
-// memory is the broker in memory, with a clock that goes on when somebody waits.
-type memory struct {
-	t   *testing.T
-	b   *broker.Broker
-	now time.Time
-}
-
-func newMemory(t *testing.T) *memory {
-	t.Helper()
-	m := &memory{t: t, now: time.Date(2026, 12, 6, 16, 0, 0, 0, time.UTC)}
-	definitions, err := rabbit.Definitions("/", flows(), map[string]string{"pay": "a", "order": "b"})
-	must(t, err)
-	m.b, err = broker.New(definitions, func() time.Time { return m.now })
-	must(t, err)
-	return m
-}
-
-func (m *memory) publish(user, exchange, key string, message broker.Message) (bool, error) {
-	o, err := m.b.Publish(user, exchange, key, message, true)
-	return o.Returned, err
-}
-
-func (m *memory) consume(user, queue string, prefetch int) (consumer, error) {
-	c, err := m.b.Consume(user, queue, prefetch)
-	if err != nil {
-		return nil, err
-	}
-	return &memoryConsumer{m, c}, nil
-}
-
-func (m *memory) ready(queue string) int {
-	n, _ := m.b.Depth(queue)
-	return n
-}
-
-func (m *memory) restart()      { m.b.Restart() }
-func (m *memory) circles() bool { return false }
-
-type memoryConsumer struct {
-	*memory
-	c *broker.Consumer
-}
-
-func (c *memoryConsumer) next() broker.Delivery {
-	c.t.Helper()
-	for {
-		if d, ok := c.c.Next(); ok {
-			return d
-		}
-		at, waits := c.b.NextExpiry()
-		if !waits {
-			c.t.Fatal("nothing comes any more")
-		}
-		c.now = at
-		c.b.Advance()
-	}
-}
-
-func (c *memoryConsumer) ack(tag uint64, multiple bool) error { return c.c.Ack(tag, multiple) }
-func (c *memoryConsumer) nack(tag uint64, requeue bool) error { return c.c.Nack(tag, false, requeue) }
-func (c *memoryConsumer) close()                              { c.c.Close() }
-
-func TestAClonedBrokerHasItsOwnMessages(t *testing.T) {
-	a := newMemory(t)
-	place(t, a, "1")
-	b := &memory{t: t, b: a.b.Clone(func() time.Time { return a.now })}
-	place(t, b, "2")
-	expect(t, listen(t, b, "pay", "pay", 10), false, "1", "2")
-	if got := a.b.Messages("pay"); len(got) != 1 {
-		t.Errorf("the first one has %d messages", len(got))
-	}
-	defer func() {
-		if recover() == nil {
-			t.Error("a broker with consumers was cloned")
-		}
-	}()
-	b.b.Clone(time.Now)
-}
-
-func BenchmarkPublishConsumeAck(b *testing.B) {
-	definitions, err := rabbit.Definitions("/", flows(), map[string]string{"pay": "a", "order": "b"})
-	if err != nil {
-		b.Fatal(err)
-	}
-	now := time.Now()
-	m, err := broker.New(definitions, func() time.Time { return now })
-	if err != nil {
-		b.Fatal(err)
-	}
-	c, err := m.Consume("pay", "pay", 10)
-	if err != nil {
-		b.Fatal(err)
-	}
-	order := message("1")
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := m.Publish("order", "order.events", "order.placed", order, true); err != nil {
-			b.Fatal(err)
-		}
-		d, ok := c.Next()
-		if !ok {
-			b.Fatal("nothing came")
-		}
-		if err := c.Ack(d.Tag, false); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -8,7 +9,7 @@ import (
 // Delivery is a message in the hands of a consumer.
 type Delivery struct {
 	Tag uint64
-	// Redelivered: it has been in a consumer's hands before.
+	// Redelivered: it has been in a consumer's hands before. The header x-delivery-count says how often it came back.
 	Redelivered bool
 	Message
 }
@@ -32,12 +33,14 @@ type held struct {
 func (b *Broker) Consume(user, queue string, prefetch int) (*Consumer, error) {
 	i, ok := b.index[queue]
 	switch {
+	case !b.mayRead(user, queue):
+		return nil, fmt.Errorf("%w: %s may not read %s", ErrRefused, user, queue)
 	case !ok:
 		return nil, fmt.Errorf("%w: queue %s", ErrNotFound, queue)
+	case b.topology.queues[i].stream:
+		return nil, errStream
 	case prefetch < 1:
 		return nil, errUnlimited
-	case !b.mayRead(user, queue) || b.topology.queues[i].stream:
-		return nil, fmt.Errorf("%w: %s may not read %s", ErrRefused, user, queue)
 	}
 	c := &Consumer{broker: b, queue: i, prefetch: prefetch}
 	b.consumers = append(b.consumers, c)
@@ -60,7 +63,12 @@ func (c *Consumer) Next() (Delivery, bool) {
 	q.unacked++
 	c.last++
 	c.open = append(c.open, held{c.last, e})
-	return Delivery{Tag: c.last, Redelivered: e.returned > 0, Message: e.Message}, true
+	d := Delivery{Tag: c.last, Redelivered: e.returned > 0, Message: e.Message}
+	if d.Redelivered {
+		d.Headers = withRoom(d.Headers)
+		d.Headers["x-delivery-count"] = int64(e.returned)
+	}
+	return d, true
 }
 
 // Ack is done with a message, or with all up to it. A tag that is not open closes the channel, as with the real broker.
@@ -69,7 +77,8 @@ func (c *Consumer) Ack(tag uint64, multiple bool) error {
 	return err
 }
 
-// Nack gives a message back to the head of its queue, or to the dead letters; or all up to it.
+// Nack gives a message back to the head of its queue, or to the dead letters; or all up to it. What is given back counts
+// as a failed delivery, as with RabbitMQ 3 and unlike with RabbitMQ 4.
 func (c *Consumer) Nack(tag uint64, multiple, requeue bool) error {
 	settled, err := c.settle(tag, multiple)
 	if err != nil {
@@ -90,7 +99,7 @@ func (c *Consumer) settle(tag uint64, multiple bool) ([]held, error) {
 	if c.closed {
 		return nil, ErrClosed
 	}
-	at, ok := slices.BinarySearchFunc(c.open, tag, func(h held, tag uint64) int { return int(h.tag) - int(tag) })
+	at, ok := slices.BinarySearchFunc(c.open, tag, func(h held, tag uint64) int { return cmp.Compare(h.tag, tag) })
 	if !ok {
 		c.Close()
 		return nil, fmt.Errorf("%w: unknown delivery tag %d", ErrPrecond, tag)

@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -13,6 +14,7 @@ import (
 
 	"hotchoc/pkg/flow/sim/broker"
 	"hotchoc/pkg/internal/servers"
+	"hotchoc/pkg/rabbit"
 )
 
 // real is RabbitMQ, by its own client. Each user has a connection, and each publication a channel until one has failed.
@@ -36,7 +38,14 @@ const patience = 10 * time.Second
 func newRabbit(t *testing.T) *real {
 	t.Helper()
 	r := &real{t: t, at: servers.NewBroker(t, flows()...), conns: map[string]*amqp.Connection{}, outs: map[string]*out{}}
-	t.Cleanup(r.restart)
+	more, err := json.Marshal(extras(r.at.VHost))
+	must(t, err)
+	must(t, rabbit.Apply(t.Context(), r.at.ManagementURL, more))
+	t.Cleanup(func() {
+		for _, c := range r.conns {
+			_ = c.Close()
+		}
+	})
 	return r
 }
 
@@ -143,14 +152,23 @@ func (r *real) ready(queue string) int {
 }
 
 func (r *real) restart() {
-	for _, c := range r.conns {
-		_ = c.Close()
-	}
+	r.t.Helper()
+	servers.Eventually(r.t, func() error {
+		r.at.Kill(r.t, "") // it does not see a connection at once
+		for user, c := range r.conns {
+			if !c.IsClosed() {
+				return fmt.Errorf("the connection of %s stands", user)
+			}
+		}
+		return nil
+	})
 }
 
-func (r *real) circles() bool {
+func (r *real) now() time.Time { return time.Now() }
+
+func (r *real) four() bool {
 	version, _ := r.conn("").Properties["version"].(string)
-	return !strings.HasPrefix(version, "3.")
+	return strings.HasPrefix(version, "4.")
 }
 
 type realConsumer struct {

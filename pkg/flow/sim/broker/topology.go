@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,8 +22,9 @@ type topology struct {
 }
 
 type exchange struct {
-	topic    bool
-	bindings []binding // in the order of the document
+	kind      string    // topic, direct or fanout
+	bindings  []binding // in the order of the document
+	alternate string    // the exchange for what no queue is bound for; "" for none
 }
 
 type binding struct {
@@ -67,17 +70,26 @@ func (t *topology) route(user, exchange, key string) ([]int, error) {
 	return r.queues, r.err
 }
 
-// routed finds the queues that are bound for a key, each once.
-func (t *topology) routed(name, key string) (queues []int) {
+// routed finds the queues that are bound for a key, each once: by the exchange, or else by its alternates.
+func (t *topology) routed(name, key string) []int {
 	e := t.exchanges[name]
-	if e == nil {
-		return nil
+	for range len(t.exchanges) { // they may go in a circle
+		if e == nil {
+			break
+		}
+		if queues := e.routed(key); len(queues) > 0 {
+			return queues
+		}
+		e = t.exchanges[e.alternate]
 	}
+	return nil
+}
+
+func (e *exchange) routed(key string) (queues []int) {
 	words := strings.Split(key, ".")
-	seen := map[int]bool{}
 	for _, b := range e.bindings {
-		if (b.key == key || e.topic && matches(b.pattern, words)) && !seen[b.queue] {
-			seen[b.queue] = true
+		bound := e.kind == "fanout" || b.key == key || e.kind == "topic" && matches(b.pattern, words)
+		if bound && !slices.Contains(queues, b.queue) {
 			queues = append(queues, b.queue)
 		}
 	}
@@ -114,7 +126,7 @@ func (t *topology) mayWrite(user, exchange, key string) error {
 		return fmt.Errorf("%w: exchange %s", ErrNotFound, exchange)
 	case exchange == "":
 		return errors.New("the broker in memory has no default exchange: nothing here may write to it")
-	case t.exchanges[exchange].topic && topic != nil && !topic.MatchString(key):
+	case t.exchanges[exchange].kind == "topic" && topic != nil && !topic.MatchString(key):
 		return fmt.Errorf("%w: %s may not write %q to %s", ErrRefused, user, key, exchange)
 	}
 	return nil
@@ -128,15 +140,18 @@ func (t *topology) mayRead(user, queue string) bool {
 // definitions is what of a definitions document is understood. The password hashes and tags of users do not matter here.
 type definitions struct {
 	Exchanges []struct {
-		Name      string
-		Type      string
-		Durable   bool
-		Arguments map[string]any
+		Name       string
+		Type       string
+		Durable    bool
+		AutoDelete bool `json:"auto_delete"`
+		Internal   bool
+		Arguments  map[string]any
 	}
 	Queues []struct {
-		Name      string
-		Durable   bool
-		Arguments map[string]any
+		Name       string
+		Durable    bool
+		AutoDelete bool `json:"auto_delete"`
+		Arguments  map[string]any
 	}
 	Bindings []struct {
 		Source          string
@@ -157,16 +172,21 @@ func parse(document []byte) (*topology, error) {
 	var problems []error
 	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	for _, e := range d.Exchanges {
-		if !e.Durable || e.Type != "topic" && e.Type != "direct" || len(e.Arguments) > 0 {
-			bad("exchange %s: only durable topic and direct exchanges without arguments are known", e.Name)
+		kinds := []string{"topic", "direct", "fanout"}
+		alternate, ok := e.Arguments["alternate-exchange"].(string)
+		if !e.Durable || e.AutoDelete || e.Internal || !slices.Contains(kinds, e.Type) || len(e.Arguments) > 1 || len(e.Arguments) == 1 && !ok {
+			bad("exchange %s: only durable exchanges are known, for everybody, of the kinds %v, with at most an alternate exchange", e.Name, kinds)
 		}
-		t.exchanges[e.Name] = &exchange{topic: e.Type == "topic"}
+		t.exchanges[e.Name] = &exchange{kind: e.Type, alternate: alternate}
 	}
 	for i, q := range d.Queues {
 		t.index[q.Name] = i
 		of := declared{name: q.Name}
-		if err := of.read(q.Arguments); err != nil || !q.Durable {
-			bad("queue %s, durable %t: %w", q.Name, q.Durable, err)
+		if err := of.read(q.Arguments); err != nil {
+			bad("queue %s: %w", q.Name, err)
+		}
+		if !q.Durable || q.AutoDelete {
+			bad("queue %s: only durable queues are known", q.Name)
 		}
 		t.queues = append(t.queues, of)
 	}
@@ -198,34 +218,40 @@ func parse(document []byte) (*topology, error) {
 
 // read understands the arguments of a queue, all of them.
 func (q *declared) read(arguments map[string]any) error {
+	kind := arguments["x-queue-type"]
+	q.stream = kind == "stream"
+	if kind != "quorum" && !q.stream {
+		return fmt.Errorf("x-queue-type is %v: only quorum queues and streams are known", kind)
+	}
 	var problems []error
-	text := func(v any) string { s, _ := v.(string); return s }
-	number := func(v any) int { n, _ := v.(float64); return int(n) }
-	for name, v := range arguments {
-		known := true
+	for _, name := range slices.Sorted(maps.Keys(arguments)) {
+		text, isText := arguments[name].(string)
+		number, isNumber := arguments[name].(float64)
+		known := false
 		switch name {
 		case "x-queue-type":
-			q.stream = v == "stream"
-			known = q.stream || v == "quorum"
+			known = true
 		case "x-message-ttl":
-			q.ttl = time.Duration(number(v)) * time.Millisecond
+			q.ttl, known = time.Duration(number)*time.Millisecond, number >= 1
 		case "x-delivery-limit":
-			q.deliveryLimit = number(v)
+			q.deliveryLimit, known = int(number), number >= 1
 		case "x-dead-letter-exchange":
-			q.deadExchange = text(v)
+			q.deadExchange, known = text, text != ""
+			// Without all three, RabbitMQ moves dead letters at most once, or by the key they came with.
+			if arguments["x-dead-letter-strategy"] != "at-least-once" || arguments["x-overflow"] != "reject-publish" || arguments["x-dead-letter-routing-key"] == nil {
+				problems = append(problems, errors.New("only dead letters with a key of their own are known, at-least-once, with reject-publish"))
+			}
 		case "x-dead-letter-routing-key":
-			q.deadKey = text(v)
+			q.deadKey, known = text, isText
 		case "x-dead-letter-strategy":
-			known = v == "at-least-once"
+			known = text == "at-least-once"
 		case "x-overflow":
-			known = v == "reject-publish" // there is no limit that it would apply to
+			known = text == "reject-publish" // there is no limit that it would apply to
 		case "x-max-age", "x-max-length-bytes", "x-stream-max-segment-size-bytes":
-			known = arguments["x-queue-type"] == "stream" // no simulation is as long as that
-		default:
-			known = false
+			known = q.stream && (isText || isNumber) // no simulation is as long as that
 		}
 		if !known {
-			problems = append(problems, fmt.Errorf("the argument %s = %v is not known", name, v))
+			problems = append(problems, fmt.Errorf("%s = %v is not known", name, arguments[name]))
 		}
 	}
 	return errors.Join(problems...)
