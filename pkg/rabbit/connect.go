@@ -151,7 +151,7 @@ func (s *supervisor) once(ctx context.Context, session func(context.Context, *am
 				return nil, err
 			}
 			// The library clears the deadline when the handshake is over.
-			return c, c.SetDeadline(time.Now().Add(s.cfg.DialTimeout))
+			return newCorked(c), c.SetDeadline(time.Now().Add(s.cfg.DialTimeout))
 		},
 	})
 	if err != nil {

@@ -42,7 +42,7 @@ func root() *cobra.Command {
 	cmd.PersistentFlags().String("dir", runFolder(), "the run folder: data, logs, pids, secrets")
 	cmd.AddCommand(
 		up(), down(), status(), logs(), doctor(), servers(),
-		migrate(), topology(), setup(), flow(), partnersCmd(), chaos(), ready(), audit(), dead(), saga(), simCmd(), contractsCmd(),
+		migrate(), topology(), setup(), flow(), partnersCmd(), chaos(), ready(), audit(), dead(), saga(), simCmd(), contractsCmd(), bench(),
 	)
 	return cmd
 }
