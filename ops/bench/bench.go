@@ -33,6 +33,8 @@ type Config struct {
 	Bin string
 	// Dir is where the throw-away stacks are made. What an earlier run left there because it was killed is removed.
 	Dir string
+	// Env are settings for the services, KEY=value, or for one of them, pay:KEY=value. Default none.
+	Env []string
 	// Scenarios are the names of those to run; see Names. Default all.
 	Scenarios []string
 	// InFlight are the loads of the scenario throughput. Default 1, 64, 256, 1,024.
@@ -212,7 +214,7 @@ func (b *bench) say(format string, args ...any) {
 // enter starts a stack.
 func (b *bench) enter(ctx context.Context) (err error) {
 	b.say("starting a stack")
-	b.rig, err = newRig(ctx, b.cfg.Dir, b.cfg.Bin)
+	b.rig, err = newRig(ctx, b.cfg)
 	return err
 }
 

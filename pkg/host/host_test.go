@@ -490,10 +490,12 @@ func TestADatabaseThatHangsIsGivenUp(t *testing.T) {
 		"ping":  func(s *store.Postgres, _ store.Tx) error { return s.Ping(context.Background()) },
 		"begin": func(s *store.Postgres, _ store.Tx) error { _, err := s.Begin(context.Background()); return err },
 		"read": func(_ *store.Postgres, tx store.Tx) error {
-			_, err := tx.Read(context.Background(), store.Request{})
+			_, err := tx.Read(context.Background(), store.Request{Claims: []store.ClaimKey{{Step: "charge", Message: event.NewID()}}})
 			return err
 		},
-		"write":  func(_ *store.Postgres, tx store.Tx) error { return tx.Write(context.Background(), store.Changes{}) },
+		"write": func(_ *store.Postgres, tx store.Tx) error {
+			return tx.Write(context.Background(), store.Changes{Claims: []store.Claim{{Step: "charge", Message: event.NewID()}}})
+		},
 		"commit": func(_ *store.Postgres, tx store.Tx) error { return tx.Commit() },
 		"sweep": func(s *store.Postgres, _ store.Tx) error {
 			_, err := s.Sweep(context.Background(), 10, time.Hour)

@@ -11,7 +11,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -48,18 +47,17 @@ type PostgresConfig struct {
 // A transaction costs four round trips whatever it carries: begin, one read, one write, commit. lib/pq can run a
 // statement outside a transaction twice after a lost connection, so nothing that matters is written outside of one.
 type Postgres struct {
-	db     *sqlx.DB
-	cfg    PostgresConfig
-	tables []string
-	lazy   *sqlx.DB
+	db, lazy *sqlx.DB
+	cfg      PostgresConfig
+	tables   []string
 
-	mu          sync.Mutex
-	read, write *sql.Stmt
+	read, write             *statement
+	sweep, publish, release prepared
 }
 
 // NewPostgres returns a store on db; the database need not be there yet. lazy is a pool on the same database whose
 // commits need not be durable (synchronous_commit=off): the removal of published messages goes there, for the worst that
-// its loss can cause is a message that is published again.
+// its loss can cause is a message that is published again. Both pools need binary_parameters=yes.
 func NewPostgres(db, lazy *sqlx.DB, cfg PostgresConfig) *Postgres {
 	if cfg.Service == "" {
 		panic("store: a Postgres store needs the name of its service")
@@ -70,83 +68,24 @@ func NewPostgres(db, lazy *sqlx.DB, cfg PostgresConfig) *Postgres {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = DefaultTimeout
 	}
-	return &Postgres{db: db, lazy: lazy, cfg: cfg, tables: append([]string{States}, cfg.Tables...)}
+	tables := append([]string{States}, cfg.Tables...)
+	return &Postgres{
+		db: db, lazy: lazy, cfg: cfg, tables: tables, read: newRead(tables), write: newWrite(tables),
+		sweep: prepared{text: sweepSQL}, publish: prepared{text: publishSQL}, release: prepared{text: releaseSQL},
+	}
 }
 
-// prepare makes the two statements, once the database is there.
+// prepare prepares what is new, and tells whether the tables are there.
 func (p *Postgres) prepare(ctx context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.write != nil {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
-	read, err := p.db.PrepareContext(ctx, readSQL(p.tables))
-	if err != nil {
+	if err := p.read.prepare(ctx, p.db); err != nil {
 		return fmt.Errorf("prepare the read of %s: %w", strings.Join(p.tables, ", "), Trouble(err))
 	}
-	write, err := p.db.PrepareContext(ctx, writeSQL(p.tables))
-	if err != nil {
+	if err := p.write.prepare(ctx, p.db); err != nil {
 		return fmt.Errorf("prepare the write of %s: %w", strings.Join(p.tables, ", "), Trouble(err))
 	}
-	p.read, p.write = read, write
 	return nil
-}
-
-// readSQL is one statement for everything a batch reads. Documents and barriers are locked, in the order of their keys,
-// so that two instances wait for each other instead of deciding on the same state; what a waiting statement could miss
-// (an inbox row that came meanwhile) is caught by the unique keys at the write.
-func readSQL(tables []string) string {
-	var b strings.Builder
-	b.WriteString(`WITH barriers AS (SELECT saga, step, state, fact FROM barrier
-  WHERE (saga, step) IN (SELECT * FROM unnest($3::uuid[], $4::text[])) ORDER BY saga, step FOR UPDATE)`)
-	for i, table := range tables {
-		fmt.Fprintf(&b, ",\ndocs_%d AS (SELECT key, version, doc FROM %s WHERE key = ANY($%d::text[]) ORDER BY key FOR UPDATE)", i, table, 5+i)
-	}
-	b.WriteString(`
-SELECT -2 AS kind, step AS key, 0::bigint AS version, digest AS blob, NULL::text AS doc, message_id AS a, saga AS b,
-       NULL::text AS type, NULL::text AS stream, NULL::int AS schema, NULL::timestamptz AS at, NULL::bigint AS position
-  FROM inbox WHERE (step, message_id) IN (SELECT * FROM unnest($1::text[], $2::uuid[]))
-UNION ALL
-SELECT -1, b.step, coalesce(e.version, 0), b.state::bytea, e.data::text, e.event_id, b.saga, e.type, e.stream, e.schema, e.recorded_at, e.position
-  FROM barriers b LEFT JOIN event_log e ON e.event_id = b.fact`)
-	for i := range tables {
-		fmt.Fprintf(&b, "\nUNION ALL SELECT %d, key, version, NULL, doc::text, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM docs_%d", i, i)
-	}
-	return b.String()
-}
-
-// writeSQL is one statement for everything a batch writes. It answers with the number of documents and barriers that
-// were written: fewer than were sent means that somebody else was first.
-func writeSQL(tables []string) string {
-	var b strings.Builder
-	b.WriteString(`WITH claims AS (INSERT INTO inbox (step, message_id, saga, digest)
-  SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::bytea[])),
-log AS (INSERT INTO event_log (event_id, stream, version, type, schema, data, saga, causation, hops, actor, recorded_at)
-  SELECT * FROM unnest($5::uuid[], $6::text[], $7::bigint[], $8::text[], $9::int[], $10::jsonb[], $11::uuid[], $12::uuid[], $13::int[], $14::text[], $15::timestamptz[])),
-posted AS (INSERT INTO outbox (message_id, due_at) SELECT id, now() + $16::interval FROM unnest($5::uuid[]) AS id),
-timers AS (INSERT INTO outbox (message_id, due_at, timer) SELECT * FROM unnest($17::uuid[], $18::timestamptz[], $19::jsonb[])
-  ON CONFLICT (message_id) DO NOTHING),
-disarmed AS (DELETE FROM outbox WHERE message_id = ANY($20::uuid[])),
-raised AS (INSERT INTO barrier (saga, step, state, fact, undone_by)
-  SELECT saga, step, state, nullif(fact, $28::uuid), nullif(by, $28::uuid)
-    FROM unnest($21::uuid[], $22::text[], $23::text[], $24::uuid[], $25::uuid[]) AS r(saga, step, state, fact, by) RETURNING 1),
-undone AS (UPDATE barrier SET state = 'undone', undone_by = u.by FROM unnest($26::uuid[], $27::text[], $29::uuid[]) AS u(saga, step, by)
-  WHERE barrier.saga = u.saga AND barrier.step = u.step AND barrier.state = 'done' RETURNING 1)`)
-	counts := "(SELECT count(*) FROM raised) + (SELECT count(*) FROM undone)"
-	for i, table := range tables {
-		n := 30 + 4*i
-		fmt.Fprintf(&b, `,
-docs_%[1]d AS (INSERT INTO %[2]s AS d (key, version, doc)
-  SELECT key, version, doc FROM unnest($%[3]d::text[], $%[4]d::bigint[], $%[5]d::bigint[], $%[6]d::jsonb[]) AS n(key, was, version, doc) WHERE was = 0
-  RETURNING 1),
-more_%[1]d AS (UPDATE %[2]s AS d SET version = n.version, doc = n.doc
-  FROM unnest($%[3]d::text[], $%[4]d::bigint[], $%[5]d::bigint[], $%[6]d::jsonb[]) AS n(key, was, version, doc)
-  WHERE n.was > 0 AND d.key = n.key AND d.version = n.was RETURNING 1)`, i, table, n, n+1, n+2, n+3)
-		counts += fmt.Sprintf(" + (SELECT count(*) FROM docs_%[1]d) + (SELECT count(*) FROM more_%[1]d)", i)
-	}
-	return b.String() + "\nSELECT " + counts
 }
 
 // Begin implements Store.
@@ -174,19 +113,22 @@ type postgresTx struct {
 }
 
 func (t *postgresTx) Read(_ context.Context, req Request) (Snapshot, error) {
-	steps, messages := columns(req.Claims, func(k ClaimKey) (string, string) { return k.Step, k.Message.String() })
-	sagas, barrierSteps := columns(req.Barriers, func(k BarrierKey) (string, string) { return k.Saga.String(), k.Step })
-	args := []any{steps, messages, sagas, barrierSteps}
-	for _, table := range t.p.tables {
-		var keys pq.StringArray
-		for _, k := range req.Docs {
-			if k.Table == table {
-				keys = append(keys, k.Key)
-			}
-		}
-		args = append(args, keys)
+	read := t.p.read.call()
+	if len(req.Claims) > 0 {
+		read.with(readClaims, texts(req.Claims, func(k ClaimKey) string { return k.Step }), uuids(req.Claims, func(k ClaimKey) uuid.UUID { return k.Message }))
 	}
-	rows, err := t.tx.StmtContext(t.ctx, t.p.read).QueryContext(t.ctx, args...)
+	if len(req.Barriers) > 0 {
+		read.with(readBarriers, uuids(req.Barriers, func(k BarrierKey) uuid.UUID { return k.Saga }), texts(req.Barriers, func(k BarrierKey) string { return k.Step }))
+	}
+	for i, table := range t.p.tables {
+		if keys := of(table, req.Docs); len(keys) > 0 {
+			read.with(readDocs+i, texts(keys, func(key string) string { return key }))
+		}
+	}
+	if read.used == 0 {
+		return Snapshot{}, nil
+	}
+	rows, err := read.query(t.ctx, t.tx)
 	if err != nil {
 		return Snapshot{}, Trouble(err)
 	}
@@ -226,81 +168,110 @@ func (t *postgresTx) Read(_ context.Context, req Request) (Snapshot, error) {
 }
 
 func (t *postgresTx) Write(_ context.Context, c Changes) error {
-	n := len(c.Events)
-	var (
-		claimSteps, claimMessages, claimSagas                      = make(pq.StringArray, 0, len(c.Claims)), make(pq.StringArray, 0, len(c.Claims)), make(pq.StringArray, 0, len(c.Claims))
-		digests                                                    = make(pq.ByteaArray, 0, len(c.Claims))
-		ids, streams, types, data, sagas, causes, actors, recorded = make(pq.StringArray, n), make(pq.StringArray, n), make(pq.StringArray, n), make(pq.StringArray, n), make(pq.StringArray, n), make(pq.StringArray, n), make(pq.StringArray, n), make(pq.StringArray, n)
-		versions, schemas, hops                                    = make(pq.Int64Array, n), make(pq.Int64Array, n), make(pq.Int64Array, n)
-		timerIDs, timerDue, timers, disarmed                       pq.StringArray
-		raisedSagas, raisedSteps, raisedStates, facts, raisedBy    pq.StringArray
-		undoneSagas, undoneSteps, undoneBy                         pq.StringArray
-	)
-	for _, claim := range c.Claims {
-		claimSteps = append(claimSteps, claim.Step)
-		claimMessages = append(claimMessages, claim.Message.String())
-		claimSagas = append(claimSagas, claim.Saga.String())
-		digests = append(digests, claim.Digest)
+	write := t.p.write.call()
+	if all := c.Claims; len(all) > 0 {
+		write.with(writeClaims,
+			texts(all, func(c Claim) string { return c.Step }),
+			uuids(all, func(c Claim) uuid.UUID { return c.Message }),
+			uuids(all, func(c Claim) uuid.UUID { return c.Saga }),
+			byteas(all, func(c Claim) []byte { return c.Digest }))
 	}
-	for i, e := range c.Events {
-		ids[i], streams[i], types[i], data[i] = e.ID.String(), e.Stream, e.Type, string(e.Body)
-		sagas[i], causes[i], actors[i], recorded[i] = e.Saga.String(), e.Causation.String(), e.Actor, stamp(e.At)
-		versions[i], schemas[i], hops[i] = e.Version, int64(e.Schema), int64(e.Hops)
+	if all := c.Events; len(all) > 0 {
+		write.with(writeEvents,
+			uuids(all, func(e event.Record) uuid.UUID { return e.ID }),
+			texts(all, func(e event.Record) string { return e.Stream }),
+			int8s(all, func(e event.Record) int64 { return e.Version }),
+			texts(all, func(e event.Record) string { return e.Type }),
+			int4s(all, func(e event.Record) int { return e.Schema }),
+			jsons(all, func(e event.Record) []byte { return e.Body }),
+			uuids(all, func(e event.Record) uuid.UUID { return e.Saga }),
+			uuids(all, func(e event.Record) uuid.UUID { return e.Causation }),
+			int4s(all, func(e event.Record) int { return e.Hops }),
+			texts(all, func(e event.Record) string { return e.Actor }),
+			times(all, func(e event.Record) time.Time { return e.At }),
+			fmt.Sprintf("%d microseconds", t.p.cfg.Grace.Microseconds()))
 	}
-	for _, timer := range c.Timers {
-		if slices.Contains(c.Disarmed, timer.ID) {
-			continue // the statement that disarms does not see what the same statement arms
-		}
-		kept, err := json.Marshal(keptTimer{timer.Envelope, timer.Body})
-		if err != nil {
-			return fmt.Errorf("encode timer %s: %w", timer.Type, err)
-		}
-		timerIDs = append(timerIDs, timer.ID.String())
-		timerDue = append(timerDue, stamp(timer.DueAt))
-		timers = append(timers, string(kept))
-	}
-	for _, id := range c.Disarmed {
-		disarmed = append(disarmed, id.String())
-	}
-	for _, b := range c.Barriers {
-		if b.Known {
-			undoneSagas = append(undoneSagas, b.Saga.String())
-			undoneSteps = append(undoneSteps, b.Step)
-			undoneBy = append(undoneBy, b.UndoneBy.String())
-			continue
-		}
-		raisedSagas = append(raisedSagas, b.Saga.String())
-		raisedSteps = append(raisedSteps, b.Step)
-		raisedStates = append(raisedStates, b.State)
-		fact := uuid.Nil
-		if b.Fact != nil {
-			fact = b.Fact.ID
-		}
-		facts = append(facts, fact.String())
-		raisedBy = append(raisedBy, b.UndoneBy.String())
-	}
-	args := []any{
-		claimSteps, claimMessages, claimSagas, digests,
-		ids, streams, versions, types, schemas, data, sagas, causes, hops, actors, recorded,
-		fmt.Sprintf("%d microseconds", t.p.cfg.Grace.Microseconds()),
-		timerIDs, timerDue, timers, disarmed,
-		raisedSagas, raisedSteps, raisedStates, facts, raisedBy,
-		undoneSagas, undoneSteps, uuid.Nil.String(), undoneBy,
-	}
-	for _, table := range t.p.tables {
-		var (
-			keys, docs pq.StringArray
-			was, now   pq.Int64Array
-		)
-		for _, d := range c.Docs {
-			if d.Table == table {
-				keys, was, now, docs = append(keys, d.Key.Key), append(was, d.Was), append(now, d.Version), append(docs, string(d.Body))
+	// The part that disarms does not see what the same statement arms.
+	armed := slices.DeleteFunc(slices.Clone(c.Timers), func(timer Timer) bool { return slices.Contains(c.Disarmed, timer.ID) })
+	if len(armed) > 0 {
+		kept := make([][]byte, len(armed))
+		for i, timer := range armed {
+			var err error
+			if kept[i], err = json.Marshal(keptTimer{timer.Envelope, timer.Body}); err != nil {
+				return fmt.Errorf("encode timer %s: %w", timer.Type, err)
 			}
 		}
-		args = append(args, keys, was, now, docs)
+		write.with(writeTimers,
+			uuids(armed, func(timer Timer) uuid.UUID { return timer.ID }),
+			times(armed, func(timer Timer) time.Time { return timer.DueAt }),
+			jsons(kept, func(text []byte) []byte { return text }))
 	}
+	if len(c.Disarmed) > 0 {
+		write.with(writeDisarmed, uuids(c.Disarmed, func(id uuid.UUID) uuid.UUID { return id }))
+	}
+	var raised, undone []Barrier
+	for _, b := range c.Barriers {
+		if b.Known {
+			undone = append(undone, b)
+		} else {
+			raised = append(raised, b)
+		}
+	}
+	if len(raised) > 0 {
+		write.with(writeRaised,
+			uuids(raised, func(b Barrier) uuid.UUID { return b.Saga }),
+			texts(raised, func(b Barrier) string { return b.Step }),
+			texts(raised, func(b Barrier) string { return b.State }),
+			orNull(raised, func(b Barrier) uuid.UUID {
+				if b.Fact == nil {
+					return uuid.Nil
+				}
+				return b.Fact.ID
+			}),
+			orNull(raised, func(b Barrier) uuid.UUID { return b.UndoneBy }))
+	}
+	if len(undone) > 0 {
+		write.with(writeUndone,
+			uuids(undone, func(b Barrier) uuid.UUID { return b.Saga }),
+			texts(undone, func(b Barrier) string { return b.Step }),
+			orNull(undone, func(b Barrier) uuid.UUID { return b.UndoneBy }))
+	}
+	for i, table := range t.p.tables {
+		var fresh, changed []Doc
+		for _, d := range c.Docs {
+			switch {
+			case d.Table != table:
+			case d.Was == 0:
+				fresh = append(fresh, d)
+			default:
+				changed = append(changed, d)
+			}
+		}
+		key := func(d Doc) string { return d.Key.Key }
+		version := func(d Doc) int64 { return d.Version }
+		body := func(d Doc) []byte { return d.Body }
+		if len(fresh) > 0 {
+			write.with(writeDocs+2*i, texts(fresh, key), int8s(fresh, version), jsons(fresh, body))
+		}
+		if len(changed) > 0 {
+			write.with(writeDocs+2*i+1, texts(changed, key), int8s(changed, func(d Doc) int64 { return d.Was }), int8s(changed, version), jsons(changed, body))
+		}
+	}
+	if write.used == 0 {
+		return nil
+	}
+	rows, err := write.query(t.ctx, t.tx)
+	if err != nil {
+		return Trouble(err)
+	}
+	defer rows.Close()
 	var written int
-	if err := t.tx.StmtContext(t.ctx, t.p.write).QueryRowContext(t.ctx, args...).Scan(&written); err != nil {
+	for rows.Next() {
+		if err := rows.Scan(&written); err != nil {
+			return Trouble(err)
+		}
+	}
+	if err := rows.Err(); err != nil {
 		return Trouble(err)
 	}
 	if sent := len(c.Docs) + len(c.Barriers); written != sent {
@@ -339,21 +310,30 @@ type keptTimer struct {
 	Body     json.RawMessage `json:"body"`
 }
 
+const (
+	sweepSQL = `WITH due AS (SELECT message_id FROM outbox WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED),
+leased AS (UPDATE outbox o SET due_at = now() + $2::interval FROM due WHERE o.message_id = due.message_id RETURNING o.message_id, o.timer)
+SELECT l.timer::text, l.message_id, e.type, e.schema, e.stream, e.version, e.saga, e.causation, e.hops, e.actor, e.recorded_at, e.data::text
+  FROM leased l LEFT JOIN event_log e ON e.event_id = l.message_id ORDER BY e.position NULLS LAST`
+	publishSQL = `DELETE FROM outbox WHERE message_id = ANY($1::uuid[])`
+	releaseSQL = `UPDATE outbox SET due_at = now() + interval '1 second' WHERE message_id = ANY($1::uuid[])`
+)
+
 // Sweep implements Outbox. The data of events come from the log; only timers carry their own. A message that is locked
 // by another sweeper is skipped, never waited for, and there is no cursor that a late commit could slip behind.
 func (p *Postgres) Sweep(ctx context.Context, limit int, lease time.Duration) ([]event.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
 	defer cancel()
+	sweep, err := p.sweep.on(ctx, p.db)
+	if err != nil {
+		return nil, Trouble(err)
+	}
 	tx, err := p.db.BeginTxx(ctx, nil)
 	if err != nil {
 		return nil, Trouble(err)
 	}
 	defer func() { _ = tx.Rollback() }()
-	rows, err := tx.QueryContext(ctx, `WITH due AS (SELECT message_id FROM outbox WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED),
-leased AS (UPDATE outbox o SET due_at = now() + $2::interval FROM due WHERE o.message_id = due.message_id RETURNING o.message_id, o.timer)
-SELECT l.timer::text, l.message_id, e.type, e.schema, e.stream, e.version, e.saga, e.causation, e.hops, e.actor, e.recorded_at, e.data::text
-  FROM leased l LEFT JOIN event_log e ON e.event_id = l.message_id ORDER BY e.position NULLS LAST`,
-		limit, fmt.Sprintf("%d microseconds", lease.Microseconds()))
+	rows, err := tx.StmtContext(ctx, sweep).QueryContext(ctx, limit, fmt.Sprintf("%d microseconds", lease.Microseconds()))
 	if err != nil {
 		return nil, Trouble(err)
 	}
@@ -401,19 +381,23 @@ SELECT l.timer::text, l.message_id, e.type, e.schema, e.stream, e.version, e.sag
 
 // Published implements Outbox.
 func (p *Postgres) Published(ctx context.Context, ids []uuid.UUID) error {
-	return p.lazily(ctx, `DELETE FROM outbox WHERE message_id = ANY($1::uuid[])`, ids)
+	return p.lazily(ctx, &p.publish, ids)
 }
 
 // Release implements Outbox.
 func (p *Postgres) Release(ctx context.Context, ids []uuid.UUID) error {
-	return p.lazily(ctx, `UPDATE outbox SET due_at = now() + interval '1 second' WHERE message_id = ANY($1::uuid[])`, ids)
+	return p.lazily(ctx, &p.release, ids)
 }
 
 // lazily runs a statement that is harmless when run twice and when lost.
-func (p *Postgres) lazily(ctx context.Context, statement string, ids []uuid.UUID) error {
+func (p *Postgres) lazily(ctx context.Context, statement *prepared, ids []uuid.UUID) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.Timeout)
 	defer cancel()
-	_, err := p.lazy.ExecContext(ctx, statement, pq.Array(texts(ids)))
+	stmt, err := statement.on(ctx, p.lazy)
+	if err != nil {
+		return Trouble(err)
+	}
+	_, err = stmt.ExecContext(ctx, uuids(ids, func(id uuid.UUID) uuid.UUID { return id }))
 	return Trouble(err)
 }
 
@@ -474,21 +458,12 @@ func Trouble(err error) error {
 	return err
 }
 
-// columns turns a list of pairs into two arrays, as unnest takes them.
-func columns[K any](keys []K, pair func(K) (string, string)) (first, second pq.StringArray) {
-	first, second = make(pq.StringArray, len(keys)), make(pq.StringArray, len(keys))
-	for i, k := range keys {
-		first[i], second[i] = pair(k)
+// of are the keys of a table.
+func of(table string, keys []Key) (its []string) {
+	for _, k := range keys {
+		if k.Table == table {
+			its = append(its, k.Key)
+		}
 	}
-	return first, second
+	return its
 }
-
-func texts(ids []uuid.UUID) []string {
-	all := make([]string, len(ids))
-	for i, id := range ids {
-		all[i] = id.String()
-	}
-	return all
-}
-
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000000Z") }

@@ -58,6 +58,7 @@ The scenarios: ` + strings.Join(meter.Names(), ", ") + `.`,
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&cfg.Scenarios, "scenario", nil, "only this one; can be repeated")
+	f.StringArrayVar(&cfg.Env, "env", nil, "a setting for the services, KEY=value, or for one, pay:KEY=value; may be repeated")
 	f.IntSliceVar(&cfg.InFlight, "in-flight", nil, "the loads of the scenario throughput: so many orders under way at all times (default 1,64,256,1024)")
 	f.Float64Var(&cfg.Seconds, "seconds", meter.DefaultSeconds, "how long each load is measured")
 	f.IntVar(&cfg.Rounds, "rounds", meter.DefaultRounds, "how often the systems are compared, in turns")

@@ -67,7 +67,7 @@ func (d *Database) Migrate(t testing.TB) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no migrations of the platform beside %s", here)
 	}
-	statements := fmt.Sprintf("ALTER DATABASE %[1]s SET enable_seqscan = off; ALTER DATABASE %[1]s SET jit = off;\n", d.Name)
+	statements := fmt.Sprintf("ALTER DATABASE %[1]s SET plan_cache_mode = force_generic_plan; ALTER DATABASE %[1]s SET enable_seqscan = off; ALTER DATABASE %[1]s SET jit = off;\n", d.Name)
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -110,7 +110,7 @@ func exec(target, statements string) error {
 // Open opens a pool on target, which is the URL of a database, straight or by way of a Proxy.
 func Open(t testing.TB, target string) *sqlx.DB {
 	t.Helper()
-	db, err := sqlx.Open("postgres", target)
+	db, err := sqlx.Open("postgres", target+"&binary_parameters=yes")
 	if err != nil {
 		t.Fatal(err)
 	}
