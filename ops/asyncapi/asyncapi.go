@@ -113,7 +113,8 @@ func (d *document) message(e *contract.Event) error {
 	}
 	d.messages[e.Type] = object{
 		"name": e.Type, "title": string(m.Name()), "summary": comment(m),
-		"description": about + fmt.Sprintf("Class %s, stream %s, schema version %d.", e.Class, e.Stream, e.Version),
+		"description": about + fmt.Sprintf("Class %s, stream %s, schema version %d. ", e.Class, e.Stream, e.Version) +
+			"Its properties in AMQP: the message ID, the same over every redelivery, retry and redrive; the type; the app ID, which is the service; the correlation ID, which is the saga.",
 		"contentType": "application/json",
 		"tags":        []object{{"name": e.Owner}, {"name": string(e.Class)}},
 		"headers":     headers(e),
@@ -139,19 +140,14 @@ func headers(e *contract.Event) object {
 	id := func(about string) object { return object{"type": "string", "format": "uuid", "description": about} }
 	number := func(about string) object { return object{"type": "integer", "minimum": 0, "description": about} }
 	properties := object{
-		"cloudEvents_specversion":   object{"type": "string", "const": "1.0"},
-		"cloudEvents_id":            id("The message ID: the same over every redelivery, retry and redrive."),
-		"cloudEvents_type":          object{"type": "string", "const": e.Type},
-		"cloudEvents_source":        object{"type": "string", "const": "/services/" + e.Owner},
-		"cloudEvents_time":          object{"type": "string", "format": "date-time", "description": "When it was recorded."},
-		"cloudEvents_correlationid": id("The saga."),
-		"cloudEvents_causationid":   id("The message that caused this one."),
-		"schema":                    object{"type": "integer", "minimum": 1, "maximum": e.Version, "description": "The schema version it was written with."},
-		"hops":                      number("The length of the chain of causes."),
-		"actor":                     text("On whose behalf the saga began."),
-		rabbit.HeaderAttempt:        object{"type": "integer", "minimum": 1, "description": "Which attempt this is, on its way back from a wait queue."},
+		"cloudEvents_time":        object{"type": "string", "format": "date-time", "description": "When it was recorded."},
+		"cloudEvents_causationid": id("The message that caused this one."),
+		"schema":                  object{"type": "integer", "minimum": 1, "maximum": e.Version, "description": "The schema version it was written with."},
+		"hops":                    number("The length of the chain of causes."),
+		"actor":                   text("On whose behalf the saga began."),
+		rabbit.HeaderAttempt:      object{"type": "integer", "minimum": 1, "description": "Which attempt this is, on its way back from a wait queue."},
 	}
-	required := []string{"cloudEvents_id", "cloudEvents_type", "cloudEvents_source", "cloudEvents_time", "cloudEvents_correlationid", "cloudEvents_causationid", "schema", "hops"}
+	required := []string{"cloudEvents_time", "cloudEvents_causationid", "schema", "hops"}
 	if e.Class != contract.ClassTimer {
 		properties["cloudEvents_subject"] = text("The stream: " + e.Stream + "/<key>.")
 		properties["cloudEvents_sequence"] = object{"type": "string", "pattern": "^[0-9]+$", "description": "The version within the stream, from 1 without gaps."}

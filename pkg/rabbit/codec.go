@@ -23,10 +23,19 @@ const (
 // shortMax is how long a text may be that goes into a header or a log and has no limit of its own.
 const shortMax = 1000
 
-// Headers of ours. The others begin with cloudEvents_, as the AMQP binding of CloudEvents spells them, written for AMQP
-// 1.0 and used here by analogy: https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/amqp-protocol-binding.md
-// None begins with "x-": those are the broker's, and it interprets some of them.
+// What a message says of itself is CloudEvents 1.0 (https://github.com/cloudevents/spec), each attribute in one place: id,
+// type, source, correlationid and datacontenttype are the properties of AMQP that mean the same (message ID, type, app ID,
+// correlation ID, content type), the others are headers, spelt as the binding for AMQP 1.0 spells them
+// (cloudevents/bindings/amqp-protocol-binding.md), which is used here by analogy. Headers cost time, in
+// the broker first of all, so nothing is said twice.
+//
+// No name begins with "x-": those are the broker's, and it interprets some of them.
 const (
+	headerTime      = "cloudEvents_time" // the property has whole seconds only
+	headerCausation = "cloudEvents_causationid"
+	headerSubject   = "cloudEvents_subject"  // the stream
+	headerSequence  = "cloudEvents_sequence" // the version in it
+
 	headerSchema  = "schema"
 	headerHops    = "hops"
 	headerActor   = "actor"
@@ -46,20 +55,15 @@ const (
 // publishing makes the AMQP message of an event. user is the broker user of the connection; the broker refuses any other.
 func publishing(r event.Record, user string) amqp.Publishing {
 	headers := amqp.Table{
-		"cloudEvents_specversion":   "1.0",
-		"cloudEvents_id":            r.ID.String(),
-		"cloudEvents_type":          r.Type,
-		"cloudEvents_source":        "/services/" + r.Source,
-		"cloudEvents_time":          r.At.UTC().Format(time.RFC3339Nano),
-		"cloudEvents_correlationid": r.Saga.String(),
-		"cloudEvents_causationid":   r.Causation.String(),
-		headerSchema:                int64(r.Schema),
-		headerHops:                  int64(r.Hops),
-		headerActor:                 r.Actor,
+		headerTime:      r.At.UTC().Format(time.RFC3339Nano),
+		headerCausation: r.Causation.String(),
+		headerSchema:    int64(r.Schema),
+		headerHops:      int64(r.Hops),
+		headerActor:     r.Actor,
 	}
 	if r.Stream != "" {
-		headers["cloudEvents_subject"] = r.Stream
-		headers["cloudEvents_sequence"] = strconv.FormatInt(r.Version, 10)
+		headers[headerSubject] = r.Stream
+		headers[headerSequence] = strconv.FormatInt(r.Version, 10)
 	}
 	return amqp.Publishing{
 		ContentType:   "application/json",
@@ -111,17 +115,17 @@ func record(d amqp.Delivery, retry string) (event.Record, int, error) {
 		Schema:    int(number(headerSchema)),
 		Source:    d.AppId,
 		Saga:      id("the correlation ID", d.CorrelationId),
-		Causation: id("the header cloudEvents_causationid", text("cloudEvents_causationid")),
+		Causation: id("the header cloudEvents_causationid", text(headerCausation)),
 		Hops:      int(number(headerHops)),
 		Actor:     text(headerActor),
 	}}
 	var err error
-	if r.At, err = time.Parse(time.RFC3339Nano, text("cloudEvents_time")); err != nil {
+	if r.At, err = time.Parse(time.RFC3339Nano, text(headerTime)); err != nil {
 		bad("the header cloudEvents_time is not a time: %v", err)
 	}
-	if d.Headers["cloudEvents_subject"] != nil {
-		r.Stream = text("cloudEvents_subject")
-		if r.Version, err = strconv.ParseInt(text("cloudEvents_sequence"), 10, 64); err != nil {
+	if d.Headers[headerSubject] != nil {
+		r.Stream = text(headerSubject)
+		if r.Version, err = strconv.ParseInt(text(headerSequence), 10, 64); err != nil {
 			bad("the header cloudEvents_sequence is not a whole number")
 		}
 	}

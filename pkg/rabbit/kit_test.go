@@ -82,8 +82,7 @@ func onTheWire(r event.Record) amqp.Publishing {
 		ContentType: "application/json", DeliveryMode: amqp.Persistent,
 		MessageId: r.ID.String(), Type: r.Type, CorrelationId: r.Saga.String(), AppId: r.Source, UserId: r.Source, Timestamp: r.At.Truncate(time.Second),
 		Headers: amqp.Table{
-			"cloudEvents_specversion": "1.0", "cloudEvents_id": r.ID.String(), "cloudEvents_type": r.Type, "cloudEvents_source": "/services/" + r.Source,
-			"cloudEvents_time": r.At.Format(time.RFC3339Nano), "cloudEvents_correlationid": r.Saga.String(), "cloudEvents_causationid": r.Causation.String(),
+			"cloudEvents_time": r.At.Format(time.RFC3339Nano), "cloudEvents_causationid": r.Causation.String(),
 			"cloudEvents_subject": r.Stream, "cloudEvents_sequence": strconv.FormatInt(r.Version, 10),
 			"schema": int64(r.Schema), "hops": int64(r.Hops), "actor": r.Actor,
 		},

@@ -297,8 +297,8 @@ func publishing(id, typ string, m message) amqp.Publishing {
 	return amqp.Publishing{
 		ContentType: "application/json", DeliveryMode: amqp.Persistent, MessageId: id, Type: typ, CorrelationId: m.order, Timestamp: time.Now(),
 		Headers: amqp.Table{
-			"cloudEvents_specversion": "1.0", "cloudEvents_id": id, "cloudEvents_type": typ, "cloudEvents_source": "/pipeline",
-			"cloudEvents_time": time.Now().UTC().Format(time.RFC3339Nano), "cloudEvents_correlationid": m.order, "cloudEvents_causationid": m.id,
+			"cloudEvents_time": time.Now().UTC().Format(time.RFC3339Nano), "cloudEvents_causationid": m.id,
+			"cloudEvents_subject": "order/" + m.order, "cloudEvents_sequence": "1", "schema": int64(1), "hops": int64(1), "actor": "customer:ada",
 		},
 		Body: []byte(m.body),
 	}
