@@ -41,8 +41,12 @@ type order struct {
 	end   time.Time // when its last event arrived
 }
 
+// connectionsMax is how many connections the customers share: a request takes a moment, an order much longer.
+const connectionsMax = 128
+
 func newCustomers(url string, ends *ends, wish func(int64) string, connections int) *customers {
-	transport := &http.Transport{MaxIdleConns: connections, MaxIdleConnsPerHost: connections}
+	connections = min(connections, connectionsMax)
+	transport := &http.Transport{MaxIdleConns: connections, MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections}
 	return &customers{url: url, ends: ends, wish: wish, client: &http.Client{Transport: transport, Timeout: answerIn}}
 }
 

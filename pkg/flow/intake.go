@@ -15,13 +15,13 @@ import (
 
 // Defaults of IntakeConfig.
 const (
-	DefaultBatchMax = 128
+	DefaultBatchMax = 384
 	DefaultAsksMax  = 64
 )
 
 // IntakeConfig are the limits of an intake; the zero value has the defaults.
 type IntakeConfig struct {
-	// BatchMax is how many messages one commit carries at most. Default 128.
+	// BatchMax is how many messages one commit carries at most. Default 384.
 	BatchMax int
 	// AsksMax is how many calls to the outside run at once. Default 64.
 	AsksMax int

@@ -33,11 +33,11 @@ type Config struct {
 	// PprofAddr is where the profiler of net/http/pprof listens; empty: nowhere. For a loopback address only.
 	PprofAddr string `env:"PPROF_ADDR"`
 	// BatchMax is how many messages share a commit at most.
-	BatchMax int `env:"BATCH_MAX" envDefault:"128"`
+	BatchMax int `env:"BATCH_MAX" envDefault:"384"`
 	// AsksMax is how many calls to the outside run at once.
 	AsksMax int `env:"ASKS_MAX" envDefault:"64"`
 	// Prefetch is how many messages the broker hands over before the first is acked.
-	Prefetch int `env:"PREFETCH" envDefault:"512"`
+	Prefetch int `env:"PREFETCH" envDefault:"1536"`
 	// PoolMax is how many database connections the service opens for its commits and reads; two more clear the outbox.
 	PoolMax int `env:"POOL_MAX" envDefault:"8"`
 	// SweepInterval is how often the outbox is swept for timers and for what a crash left behind.

@@ -25,7 +25,7 @@ func TestAConfigurationHasDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.LogLevel != "info" || c.LogFormat != "json" || c.BatchMax != 128 || c.AsksMax != 64 || c.Prefetch != 512 || c.PoolMax != 8 || c.SweepInterval != 200*time.Millisecond || c.StopTimeout != 10*time.Second {
+	if c.LogLevel != "info" || c.LogFormat != "json" || c.BatchMax != 384 || c.AsksMax != 64 || c.Prefetch != 1536 || c.PoolMax != 8 || c.SweepInterval != 200*time.Millisecond || c.StopTimeout != 10*time.Second {
 		t.Errorf("got %+v", c)
 	}
 	c, err = load(good("BATCH_MAX=7", "STOP_TIMEOUT=3s", "AMQP_URL=amqp://a/,amqps://b/")...)

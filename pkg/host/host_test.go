@@ -71,7 +71,7 @@ func start(t *testing.T, cfg Config, s Service) *instance {
 		t.Fatal(err)
 	}
 	cfg.HTTPAddr, cfg.LogLevel, cfg.LogFormat = l.Addr().String(), "error", "json"
-	cfg.BatchMax, cfg.AsksMax, cfg.Prefetch, cfg.PoolMax, cfg.SweepInterval = 128, 64, 512, 4, 100*time.Millisecond
+	cfg.BatchMax, cfg.AsksMax, cfg.Prefetch, cfg.PoolMax, cfg.SweepInterval = 384, 64, 1536, 4, 100*time.Millisecond
 	if cfg.StopTimeout == 0 {
 		cfg.StopTimeout = 5 * time.Second
 	}

@@ -20,7 +20,7 @@ import (
 
 // Defaults of Config.
 const (
-	DefaultPrefetch    = 512
+	DefaultPrefetch    = 1536
 	DefaultWindow      = 1024
 	DefaultHeartbeat   = 5 * time.Second
 	DefaultDialTimeout = 5 * time.Second
@@ -43,7 +43,7 @@ type Config struct {
 	URLs []string
 	// Service is the name of the service: of its user, exchanges and queue.
 	Service string
-	// Prefetch is how many messages the broker hands over before the first is acked. Default 512: four batches.
+	// Prefetch is how many messages the broker hands over before the first is acked. Default 1,536: four batches.
 	Prefetch int
 	// Window is how many published messages may wait for their confirms. Default 1,024.
 	Window int

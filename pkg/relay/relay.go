@@ -25,6 +25,7 @@ const (
 	DefaultBatchMax = 500
 	DefaultQueueMax = 256
 	DefaultFlush    = 2 * time.Second
+	DefaultGather   = 50 * time.Millisecond
 )
 
 // Config are the limits of a relay; the zero value has the defaults.
@@ -40,6 +41,9 @@ type Config struct {
 	QueueMax int
 	// Observed, if not nil, is told how many messages were "confirmed", "failed" or "swept", for metrics.
 	Observed func(what string, messages int)
+	// Gather is how long a confirmed message may stay in the outbox, to be removed together with others. Default 50 ms. What
+	// is still there when the process dies is published again.
+	Gather time.Duration
 	// Flush bounds the wait for outstanding confirms at the end. Default 2 s.
 	Flush time.Duration
 }
@@ -80,6 +84,9 @@ func New(outbox store.Outbox, p Publisher, log *zap.Logger, cfg Config) *Relay {
 	}
 	if cfg.QueueMax == 0 {
 		cfg.QueueMax = DefaultQueueMax
+	}
+	if cfg.Gather == 0 {
+		cfg.Gather = DefaultGather
 	}
 	if cfg.Flush == 0 {
 		cfg.Flush = DefaultFlush
@@ -213,11 +220,16 @@ func (r *Relay) done(e event.Record, err error) {
 	}
 }
 
-// clear removes what was confirmed. While one removal runs, the next one collects.
+// clear removes what was confirmed, what is confirmed within a while at once: nobody waits for it.
 func (r *Relay) clear(ctx context.Context) {
 	for {
 		select {
 		case <-r.wake:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(r.cfg.Gather):
 			r.settle(ctx)
 		case <-ctx.Done():
 			return
