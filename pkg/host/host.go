@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -60,7 +62,7 @@ type Runtime struct {
 // Main is the whole life of a service's command: it reads the configuration, runs until SIGINT or SIGTERM, and returns
 // the exit code: 0 after a clean stop, 1 after a failure, 2 for a bad configuration, with all that is wrong on stderr.
 func Main[C any](environ []string, validate func(*C) error, run func(context.Context, C) error) int {
-	if os.Getenv("GOGC") == "" {
+	if !slices.ContainsFunc(environ, func(pair string) bool { return strings.HasPrefix(pair, "GOGC=") }) {
 		debug.SetGCPercent(gcPercent)
 	}
 	cfg, err := Load(environ, validate)
