@@ -72,7 +72,7 @@ func (b *bench) peers(ctx context.Context) error {
 	b.now.Ratios = ratios(b.now.Trials, b.now.Ceilings)
 	b.now.Notes = append(b.now.Notes,
 		"The shop does more for an order than the pipeline and Watermill do: eight events instead of five, calls to a payment gateway and a courier, decisions, compensation barriers, timers, two views.",
-		"The pipeline has four stages written by hand for speed, group commits of up to 100 messages in one statement, confirms and acks that overlap the next commit; it has no retries, no dead letters and no sweeper.",
+		"The pipeline has four stages written by hand for speed, group commits of up to 384 messages in one statement, confirms and acks that overlap the next commit; it has no retries, no dead letters and no sweeper.",
 		"Watermill 1.5.1 with watermill-amqp 3.0.2, watermill-sql 4.0.0 and its forwarder as outbox, tuned: 64 subscriptions for each stage with a prefetch of 8, a pool of 32 channels with confirms, forwarders that poll every 10 ms, pgx with prepared statements, 100 connections.")
 	return b.rig.openShop(ctx) // for the audit
 }

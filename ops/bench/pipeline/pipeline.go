@@ -1,7 +1,7 @@
 // Package pipeline is the practical limit that the shop is compared with: the same way of an order through four stages
 // (order, pay, make, delivery, and back to order), written by hand for speed and for nothing else.
 //
-// Each of the five steps takes what waits, at most 100 messages, and does it in one statement on one connection: claims
+// Each of the five steps takes what waits, at most 384 messages, and does it in one statement on one connection: claims
 // in an inbox, states, events, and an outbox whose rows go with the next statement. Then it publishes from memory, and
 // waits for the confirms and acks while the next batch is in its transaction.
 //
@@ -29,7 +29,7 @@ import (
 )
 
 const (
-	batchMax = 100
+	batchMax = 384
 	prefetch = 4 * batchMax
 	ahead    = 4 // batches that are committed and not confirmed
 
