@@ -17,6 +17,11 @@ import (
 const (
 	DefaultBatchMax = 384
 	DefaultAsksMax  = 64
+	DefaultRestMax  = 10 * time.Millisecond
+
+	// A batch of at least so many messages is followed by a rest; at so many that wait the rest is over.
+	restAfter = 3
+	restUntil = 64
 )
 
 // IntakeConfig are the limits of an intake; the zero value has the defaults.
@@ -25,6 +30,8 @@ type IntakeConfig struct {
 	BatchMax int
 	// AsksMax is how many calls to the outside run at once. Default 64.
 	AsksMax int
+	// RestMax bounds the rest after a batch; see Intake. Default 10 ms; negative: no rest.
+	RestMax time.Duration
 	// Committed is told what each commit wrote to the log, after it lasted and before anybody gets a verdict. It must not
 	// block: the relay publishes from there.
 	Committed func([]event.Record)
@@ -33,8 +40,11 @@ type IntakeConfig struct {
 }
 
 // Intake is the way into the door: it asks the outside for those steps that want to know, and lets as many messages
-// share a commit as arrive while the commit before is running (group commit). So there is no timer, a batch of one is
-// never held back, and batches grow with the load. Safe for concurrent use.
+// share a commit as arrive while the commit before is running (group commit): batches grow with the load.
+//
+// After a batch of several messages it rests, for as long as the batch took and at most RestMax, unless enough messages wait.
+// Otherwise many small batches would use up the cores at a moderate load, when there is time, and everybody would wait for
+// the cores instead. A message that comes alone is not held back. Safe for concurrent use.
 type Intake struct {
 	flow *Flow
 	door *Door
@@ -84,6 +94,9 @@ func NewIntake(f *Flow, d *Door, log *zap.Logger, cfg IntakeConfig) *Intake {
 	if cfg.AsksMax == 0 {
 		cfg.AsksMax = DefaultAsksMax
 	}
+	if cfg.RestMax == 0 {
+		cfg.RestMax = DefaultRestMax
+	}
 	return &Intake{
 		flow: f, door: d, log: log, cfg: cfg,
 		in: make(chan pending, cfg.BatchMax), asks: make(chan struct{}, cfg.AsksMax), done: make(chan struct{}),
@@ -105,6 +118,7 @@ func (in *Intake) Run(ctx context.Context) error {
 	}()
 	batch := make([]pending, 0, in.cfg.BatchMax)
 	messages := make([]Message, 0, in.cfg.BatchMax)
+	var rested time.Time
 	for {
 		batch, messages = batch[:0], messages[:0]
 		select {
@@ -113,6 +127,7 @@ func (in *Intake) Run(ctx context.Context) error {
 		case <-in.done:
 			return nil
 		}
+		batch = in.rest(batch, rested)
 	fill:
 		for len(batch) < in.cfg.BatchMax {
 			select {
@@ -144,7 +159,28 @@ func (in *Intake) Run(ctx context.Context) error {
 			p.settle(verdicts[i])
 			in.end()
 		}
+		if len(batch) >= restAfter {
+			rested = time.Now().Add(min(time.Since(began), in.cfg.RestMax))
+		}
 	}
+}
+
+// rest adds to a batch what arrives until the intake has rested, or until there is enough.
+func (in *Intake) rest(batch []pending, rested time.Time) []pending {
+	left := time.Until(rested)
+	if left <= 0 {
+		return batch
+	}
+	over := time.After(left)
+	for len(batch) < min(restUntil, in.cfg.BatchMax) {
+		select {
+		case p := <-in.in:
+			batch = append(batch, p)
+		case <-over:
+			return batch
+		}
+	}
+	return batch
 }
 
 // Take hands in a message; settle is called once, with its verdict, and must not block. Take itself blocks when a batch

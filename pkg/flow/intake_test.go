@@ -123,6 +123,68 @@ func TestMessagesThatArriveDuringACommitShareTheNextOne(t *testing.T) {
 	})
 }
 
+// TestAfterABatchOfSeveralTheIntakeRests is about when the next commit begins, in the time of the bubble.
+func TestAfterABatchOfSeveralTheIntakeRests(t *testing.T) {
+	const ms = time.Millisecond
+	for name, test := range map[string]struct {
+		batch   int           // messages in the batch before
+		took    time.Duration // by its commit
+		pause   time.Duration // until the first of the next messages comes; the others come in steps of 1 ms
+		next    int
+		want    time.Duration // from the end of the batch before to the next commit
+		commits []int
+	}{
+		"as long as the batch took":            {batch: 5, took: 4 * ms, pause: 1 * ms, next: 2, want: 4 * ms, commits: []int{1, 5, 2}},
+		"not longer than its limit":            {batch: 5, took: 500 * ms, pause: 1 * ms, next: 3, want: 10 * ms, commits: []int{1, 5, 3}},
+		"not after its time":                   {batch: 5, took: 4 * ms, pause: 5 * ms, next: 1, want: 5 * ms, commits: []int{1, 5, 1}},
+		"not when enough wait":                 {batch: 70, took: 4 * ms, pause: 0, next: 64, want: 0, commits: []int{1, 70, 64}},
+		"not after few: they came by accident": {batch: 2, took: 4 * ms, pause: 1 * ms, next: 1, want: 1 * ms, commits: []int{1, 2, 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := desk()
+				var ends []time.Time // of the commits
+				e := enter(t, f, flow.IntakeConfig{Observed: func([]flow.Message, []flow.Verdict, time.Duration) { ends = append(ends, time.Now()) }})
+				n := 0
+				take := func() {
+					e.take(placed(t, f, n, "ok"))
+					n++
+				}
+				take()
+				synctest.Wait() // its commit runs; the others collect
+				for range test.batch {
+					take()
+				}
+				e.commits <- struct{}{}
+				synctest.Wait()
+				time.Sleep(test.took)
+				if test.pause == 0 {
+					for range test.next {
+						take()
+					}
+				}
+				close(e.commits) // from here on a commit takes no time
+				if test.pause > 0 {
+					time.Sleep(test.pause)
+					for range test.next {
+						take()
+						time.Sleep(ms)
+					}
+				}
+				time.Sleep(time.Second)
+				e.stop()
+				<-e.stopped
+				if len(ends) != 3 || !slices.Equal(e.sizes, test.commits) {
+					t.Fatalf("batches of %v, want %v", e.sizes, test.commits)
+				}
+				if got := ends[2].Sub(ends[1]); got != test.want {
+					t.Errorf("the next commit came after %v, want %v", got, test.want)
+				}
+			})
+		})
+	}
+}
+
 func TestABatchHasItsLimitAndWhoComesThenWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := desk()
