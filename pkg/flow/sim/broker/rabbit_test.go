@@ -89,10 +89,18 @@ func (r *real) publish(user, exchange, key string, m broker.Message) (returned b
 	if err != nil {
 		return false, err
 	}
+	// The client tells why the channel was closed a moment before it says that it is closed; so it is not asked.
+	ended := func(e *amqp.Error) error {
+		delete(r.outs, user)
+		if e == nil {
+			return errors.New("the channel was closed before")
+		}
+		return sorted(e)
+	}
 	select {
 	case <-confirm.Done():
 	case e := <-o.closed:
-		return false, sorted(e)
+		return false, ended(e)
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
@@ -100,7 +108,7 @@ func (r *real) publish(user, exchange, key string, m broker.Message) (returned b
 	case <-o.returns:
 		return true, nil // a return comes before its confirm
 	case e := <-o.closed:
-		return false, sorted(e)
+		return false, ended(e)
 	default:
 	}
 	if !confirm.Acked() {
