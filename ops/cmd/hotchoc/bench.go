@@ -23,7 +23,7 @@ func bench() *cobra.Command {
 		Short: "Measure how many orders, how fast, and for how much; on a stack of its own",
 		Long: `Starts throw-away stacks beside whatever runs, with servers as safe as in production, places orders over
 HTTP, and hears from the broker when each has ended. After each scenario the audit must be clean. Writes
-report.md, results.json and the plots. The whole takes about half an hour; what else runs on the machine
+report.md, results.json and the plots. The whole takes about twenty minutes; what else runs on the machine
 meanwhile is in the figures.
 
 The scenarios: ` + strings.Join(meter.Names(), ", ") + `.`,
