@@ -23,6 +23,9 @@ const (
 	askTimeout = 30 * time.Second
 	poll       = 500 * time.Millisecond
 	lettersMax = 10_000 // dead letters of one service that are looked at
+
+	looksMax  = 20 // how often the dead letters are looked at until all are seen
+	lookAgain = 100 * time.Millisecond
 )
 
 // sample is how much was on its way at one moment.
@@ -189,7 +192,7 @@ func (a *audit) deadLetters(ctx context.Context, calm sample) error {
 			continue
 		}
 		queue := rabbit.DeadQueue(f.Service)
-		var letters []struct {
+		type letter struct {
 			Properties struct {
 				MessageID     string `json:"message_id"`
 				CorrelationID string `json:"correlation_id"`
@@ -197,10 +200,23 @@ func (a *audit) deadLetters(ctx context.Context, calm sample) error {
 				Headers       map[string]any
 			}
 		}
-		// A look, after which all of them are back in the queue.
-		question := map[string]any{"count": min(calm.dead[f.Service], lettersMax), "ackmode": "ack_requeue_true", "encoding": "auto", "truncate": 1}
-		if err := a.askBroker(ctx, http.MethodPost, "/api/queues/"+url.PathEscape(a.cfg.VHost)+"/"+url.PathEscape(queue)+"/get", question, &letters); err != nil {
-			return err
+		var letters []letter
+		// A look, after which all of them are back in the queue, a moment later: who has just looked may miss some.
+		all := min(calm.dead[f.Service], lettersMax)
+		question := map[string]any{"count": all, "ackmode": "ack_requeue_true", "encoding": "auto", "truncate": 1}
+		for look := 1; ; look++ {
+			letters = nil
+			if err := a.askBroker(ctx, http.MethodPost, "/api/queues/"+url.PathEscape(a.cfg.VHost)+"/"+url.PathEscape(queue)+"/get", question, &letters); err != nil {
+				return err
+			}
+			if int64(len(letters)) >= int64(all) || look == looksMax {
+				break
+			}
+			select {
+			case <-time.After(lookAgain):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 		a.looked(int64(len(letters)), "Q5")
 		for _, l := range letters {
